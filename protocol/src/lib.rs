@@ -1,0 +1,31 @@
+//! What the process kernel and everything that talks to it share: frames, versions, limits, names,
+//! and a client library.
+//!
+//! Kernels run for years, so this crate is compatible for years: a released struct is frozen, and
+//! evolution adds message kinds and negotiated capabilities. `docs/protocol.md` describes the wire
+//! for other languages; the files in `protocol/golden/` hold every message to its bytes.
+//!
+//! Nothing here knows what a kernel does with a request, and nothing but [`client::blocking`] does
+//! input or output.
+
+pub mod bytes;
+pub mod client;
+pub mod codec;
+pub mod decoder;
+pub mod error;
+pub mod event;
+pub mod frame;
+pub mod hello;
+pub mod ids;
+pub mod limits;
+pub mod names;
+pub mod places;
+pub mod record;
+pub mod reply;
+pub mod request;
+pub mod spec;
+pub mod status;
+
+pub use bytes::ByteString;
+pub use error::{ErrorCode, ErrorReply};
+pub use ids::{Fence, ProcessId, RequestId, Sequence};
