@@ -1,0 +1,140 @@
+//! Named points at which the kernel can be made to die, for tests.
+//!
+//! In a normal build [`crash_point`] is empty. With the feature `crash-points` the environment
+//! variable `KINGPOLE_CRASH_POINT=NAME[#COUNT][@EPOCH]` makes the kernel of that epoch (default 1, the
+//! first one) kill itself with SIGKILL when it passes the point for the COUNTth time (default 1), and
+//! `KINGPOLE_GUARD_CRASH_POINT=NAME[#COUNT]` the first guard. Several, for several epochs, are
+//! separated by semicolons. Unit tests can watch the points instead.
+
+/// A point between two stores that a test may want to die at. Names are listed where they are used
+/// and are stable: tests choose them by text.
+#[inline]
+pub fn crash_point(name: &'static str) {
+    #[cfg(any(test, feature = "crash-points"))]
+    armed::pass(name);
+    #[cfg(not(any(test, feature = "crash-points")))]
+    let _ = name;
+}
+
+/// A point in a child between clone and exec, where the *kernel* shall die (the child then sleeps
+/// 15 ms, so that its successor meets it there). Allocates nothing.
+#[inline]
+pub fn crash_point_in_child(name: &'static str) {
+    #[cfg(feature = "crash-points")]
+    armed::pass_in_child(name);
+    #[cfg(not(feature = "crash-points"))]
+    let _ = name;
+}
+
+/// Who passes points from here on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Victim {
+    /// The kernel of this epoch.
+    Kernel(u64),
+    /// The first guard.
+    Guard,
+}
+
+/// Reads the environment now; until then, points are passed. Call once at start.
+pub fn arm(victim: Victim) {
+    #[cfg(feature = "crash-points")]
+    armed::arm(victim);
+    #[cfg(not(feature = "crash-points"))]
+    let _ = victim;
+}
+
+#[cfg(any(test, feature = "crash-points"))]
+mod armed {
+    #[cfg(feature = "crash-points")]
+    use std::sync::OnceLock;
+    #[cfg(feature = "crash-points")]
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    #[cfg(feature = "crash-points")]
+    pub(super) struct Target {
+        name: String,
+        left: AtomicU64,
+        kernel: nix::unistd::Pid,
+    }
+
+    #[cfg(feature = "crash-points")]
+    static TARGET: OnceLock<Option<Target>> = OnceLock::new();
+
+    #[cfg(feature = "crash-points")]
+    pub(super) fn arm(victim: super::Victim) {
+        let variable = match victim {
+            super::Victim::Kernel(_) => "KINGPOLE_CRASH_POINT",
+            super::Victim::Guard => "KINGPOLE_GUARD_CRASH_POINT",
+        };
+        let all = std::env::var(variable).unwrap_or_default();
+        let target = all.split(';').find_map(|text| {
+            let (text, epoch) = text.split_once('@').unwrap_or((text, "1"));
+            let (name, count) = text.split_once('#').unwrap_or((text, "1"));
+            let meant = match victim {
+                super::Victim::Kernel(own) => epoch.parse() == Ok(own),
+                super::Victim::Guard => !name.is_empty(),
+            };
+            meant.then(|| Target {
+                name: name.to_owned(),
+                left: AtomicU64::new(count.parse().unwrap_or(1)),
+                kernel: nix::unistd::getpid(),
+            })
+        });
+        let _ = TARGET.set(target);
+    }
+
+    #[cfg(feature = "crash-points")]
+    fn is_due(name: &str) -> Option<&'static Target> {
+        let target = TARGET.get()?.as_ref()?;
+        (target.name == name && target.left.fetch_sub(1, Ordering::Relaxed) == 1).then_some(target)
+    }
+
+    pub(super) fn pass(name: &'static str) {
+        #[cfg(feature = "crash-points")]
+        if is_due(name).is_some() {
+            let _ = nix::sys::signal::kill(nix::unistd::getpid(), nix::sys::signal::SIGKILL);
+        }
+        #[cfg(test)]
+        super::watch::tell(name);
+        let _ = name;
+    }
+
+    #[cfg(feature = "crash-points")]
+    pub(super) fn pass_in_child(name: &'static str) {
+        if let Some(target) = is_due(name) {
+            let _ = nix::sys::signal::kill(target.kernel, nix::sys::signal::SIGKILL);
+            std::thread::sleep(std::time::Duration::from_millis(15));
+        }
+    }
+}
+
+/// Unit tests watch the points of their own thread.
+#[cfg(test)]
+pub(crate) mod watch {
+    use std::cell::RefCell;
+
+    type Watcher = Box<dyn FnMut(&'static str)>;
+
+    thread_local! {
+        static WATCHER: RefCell<Option<Watcher>> = const { RefCell::new(None) };
+    }
+
+    pub(super) fn tell(name: &'static str) {
+        WATCHER.with_borrow_mut(|watcher| {
+            if let Some(watcher) = watcher {
+                watcher(name);
+            }
+        });
+    }
+
+    /// Calls `watcher` at every point that `work` passes.
+    pub(crate) fn while_watching<T>(
+        watcher: impl FnMut(&'static str) + 'static,
+        work: impl FnOnce() -> T,
+    ) -> T {
+        WATCHER.set(Some(Box::new(watcher)));
+        let result = work();
+        WATCHER.set(None);
+        result
+    }
+}

@@ -1,0 +1,260 @@
+//! Sessions' sockets: bytes in, bytes out, never more of either than the bounds allow.
+
+use super::listeners::ends;
+use super::polled::{Interest, Polled, Token};
+use crate::input::LineRead;
+use crate::limits::LINE_BYTES_MAX;
+use crate::peer::tcp_unread;
+use crate::session::queue::{Full, Queue};
+use crate::state::SessionId;
+use crate::sys::process::bytes_unread;
+use crate::text::lines::{LineEvent, LineReader};
+use crate::upgrade::saved_state::SavedLine;
+use kingpole_protocol::decoder::Decoder;
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockaddrLike, SockaddrStorage, getsockname, recv,
+    sendmsg,
+};
+use std::io::IoSlice;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+/// What a session's bytes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Speech {
+    /// Lines.
+    Text,
+    /// Frames.
+    Frames,
+}
+
+/// Whether a session goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Course {
+    /// It does.
+    Open,
+    /// The client sends no more; what it asked for is still answered.
+    HalfClosed,
+    /// It ends once its queue is empty; nothing more is read.
+    Closing,
+}
+
+/// The socket of one session.
+pub(super) struct Connection {
+    socket: OwnedFd,
+    pub(super) decoder: Decoder,
+    pub(super) lines: LineReader,
+    /// Text that is sent, as one, when all that follows from an input has been done.
+    held: Vec<u8>,
+    pub(super) queue: Queue,
+    pub(super) speech: Speech,
+    pub(super) course: Course,
+    /// Requests that have arrived are left where they are until the queue is empty.
+    pub(super) stalled: bool,
+    interest: Interest,
+    token: Token,
+}
+
+/// What the image before knew of a connection.
+pub(super) struct Resumed<'a> {
+    pub(super) speech: Speech,
+    pub(super) course: Course,
+    pub(super) line: SavedLine,
+    pub(super) received: &'a [u8],
+    pub(super) unsent: &'a [u8],
+}
+
+/// What came of reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Received {
+    /// Bytes, now in the decoder.
+    Bytes,
+    /// None at the moment.
+    Nothing,
+    /// There will be no more.
+    End,
+    /// The connection broke.
+    Broken,
+}
+
+/// What came of writing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// All of it, and the queue is empty.
+    All,
+    /// The rest is queued.
+    Queued,
+    /// The queue cannot take it: the client asks and does not read.
+    TooSlow,
+    /// The connection broke.
+    Broken,
+}
+
+impl Connection {
+    pub(super) fn new(socket: OwnedFd, session: SessionId, polled: &Polled) -> Result<Self, Errno> {
+        let token = Token::Session(session);
+        polled.add(&socket, token, Interest::Read)?;
+        Ok(Self {
+            socket,
+            decoder: Decoder::new(),
+            lines: LineReader::new(LINE_BYTES_MAX),
+            held: Vec::new(),
+            queue: Queue::default(),
+            speech: Speech::Text,
+            course: Course::Open,
+            stalled: false,
+            interest: Interest::Read,
+            token,
+        })
+    }
+
+    /// Goes on with the socket of the image before.
+    pub(super) fn resume(
+        socket: OwnedFd,
+        session: SessionId,
+        resumed: Resumed<'_>,
+        polled: &Polled,
+    ) -> Result<Self, Errno> {
+        let mut connection = Self::new(socket, session, polled)?;
+        connection.speech = resumed.speech;
+        connection.course = resumed.course;
+        connection.lines = LineReader::resume(LINE_BYTES_MAX, resumed.line);
+        connection.decoder.extend(resumed.received);
+        // It came out of a queue of the same size.
+        let _ = connection.queue.push(&[resumed.unsent]);
+        connection.update_interest(polled);
+        Ok(connection)
+    }
+
+    /// Its socket, to be carried.
+    pub(super) fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Whether the client has read all that it was sent.
+    pub(super) fn was_read(&self) -> LineRead {
+        let unread = || -> Result<u64, Errno> {
+            let own = bytes_unread(self.socket.as_fd())?;
+            if own != 0 || self.is_unix()? {
+                return Ok(own);
+            }
+            let (peer, own) = ends(&self.socket)?;
+            tcp_unread(peer, own).map(u64::from)
+        };
+        match unread() {
+            Ok(1..) => LineRead::No,
+            Ok(0) if !self.queue.is_empty() => LineRead::No,
+            Ok(0) | Err(_) => LineRead::Yes,
+        }
+    }
+
+    fn is_unix(&self) -> Result<bool, Errno> {
+        let address: SockaddrStorage = getsockname(self.socket.as_raw_fd())?;
+        Ok(address.family() == Some(AddressFamily::Unix))
+    }
+
+    /// Reads once, through `scratch`, so that an idle session owns no buffer.
+    pub(super) fn receive(&mut self, scratch: &mut [u8]) -> Received {
+        match recv(self.socket.as_raw_fd(), scratch, MsgFlags::MSG_DONTWAIT) {
+            Ok(0) => Received::End,
+            Ok(count) => {
+                self.decoder
+                    .extend(scratch.get(..count).unwrap_or_default());
+                Received::Bytes
+            }
+            Err(Errno::EAGAIN | Errno::EINTR) => Received::Nothing,
+            Err(_) => Received::Broken,
+        }
+    }
+
+    /// The next thing in the text that was received.
+    pub(super) fn poll_line(&mut self) -> Option<LineEvent> {
+        let mut pending = self.decoder.pending();
+        let before = pending.len();
+        let event = self.lines.poll_event(&mut pending);
+        let taken = before.saturating_sub(pending.len());
+        self.decoder.consume(taken);
+        event
+    }
+
+    /// Keeps text back until [`Connection::let_go`], so that a batch wakes its reader once.
+    pub(super) fn hold(&mut self, text: &[u8]) {
+        self.held.extend_from_slice(text);
+    }
+
+    /// Sends what was kept back.
+    pub(super) fn let_go(&mut self) -> Sent {
+        let held = std::mem::take(&mut self.held);
+        self.send(&[&held])
+    }
+
+    /// Sends `parts` behind what is queued. Only text is held, and frames follow text only after
+    /// all of an input's outcome was let go.
+    pub(super) fn send(&mut self, parts: &[&[u8]]) -> Sent {
+        let mut sent = 0;
+        if self.queue.is_empty() {
+            sent = match self.write(parts) {
+                Ok(sent) => sent,
+                Err(Errno::EAGAIN | Errno::EINTR) => 0,
+                Err(_) => return Sent::Broken,
+            };
+        }
+        let mut rest: [&[u8]; 4] = [&[]; 4];
+        for (rest, part) in rest.iter_mut().zip(parts) {
+            let skipped = sent.min(part.len());
+            sent = sent.saturating_sub(skipped);
+            *rest = part.get(skipped..).unwrap_or_default();
+        }
+        match self.queue.push(&rest) {
+            Err(Full) => Sent::TooSlow,
+            Ok(()) if self.queue.is_empty() => Sent::All,
+            Ok(()) => Sent::Queued,
+        }
+    }
+
+    /// Sends what is queued.
+    pub(super) fn flush(&mut self) -> Sent {
+        while !self.queue.is_empty() {
+            let front = self.queue.front();
+            match write_to(&self.socket, &front) {
+                Ok(count) => self.queue.consume(count),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Sent::Queued,
+                Err(_) => return Sent::Broken,
+            }
+        }
+        Sent::All
+    }
+
+    fn write(&self, parts: &[&[u8]]) -> Result<usize, Errno> {
+        write_to(&self.socket, parts)
+    }
+
+    /// Waits for what is useful now.
+    pub(super) fn update_interest(&mut self, polled: &Polled) {
+        let reads = self.course == Course::Open && !self.stalled;
+        let wanted = match (reads, !self.queue.is_empty()) {
+            (true, true) => Interest::ReadWrite,
+            (true, false) => Interest::Read,
+            (false, true) => Interest::Write,
+            (false, false) => Interest::None,
+        };
+        if wanted != self.interest
+            && polled
+                .change(self.socket.as_fd(), self.token, wanted)
+                .is_ok()
+        {
+            self.interest = wanted;
+        }
+    }
+}
+
+fn write_to(socket: &OwnedFd, parts: &[&[u8]]) -> Result<usize, Errno> {
+    let mut slices = [IoSlice::new(&[]); 4];
+    for (slice, part) in slices.iter_mut().zip(parts) {
+        *slice = IoSlice::new(part);
+    }
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    let none: &[ControlMessage<'_>] = &[];
+    sendmsg::<SockaddrStorage>(socket.as_raw_fd(), &slices, none, flags, None)
+}

@@ -1,0 +1,527 @@
+//! What the kernel's effects touch: shared memory, children's descriptors, held sockets.
+//!
+//! Carries out and reports; decides nothing.
+
+use super::adopt::{Unresolved, kind_of_pipe};
+use super::polled::{Interest, Polled, Token};
+use crate::crash::crash_point;
+use crate::entry::{self, Entry};
+use crate::guard::client::GuardLink;
+use crate::input::{Input, OutputPosition, ReadOutcome, Room};
+use crate::memory::cursor::{Sequence, Stream};
+use crate::memory::held::{HeldKind, Tag};
+use crate::memory::journal::{Fill, JournalError, Purpose, RecordKind};
+use crate::memory::read_cell::{
+    OverflowPolicy, ReadError, ReadOutcome as CellOutcome, Reading, abandon_read,
+};
+use crate::memory::ring::ReadMark;
+use crate::memory::{Bounce, EndedBy, Journal, MemoryError, Ring, SlotIndex, StateMemory};
+use crate::reap::{Reaped, now_ns, sweep};
+use crate::sockets::UnixFile;
+use crate::spawn::{SpawnError, Spawner};
+use crate::state::State;
+use kingpole_protocol::error::{ErrorCode, ErrorReply};
+use kingpole_protocol::ids::ProcessId;
+use kingpole_protocol::request::SignalTarget;
+use kingpole_protocol::status::{End, EndStatus};
+use nix::errno::Errno;
+use std::collections::{BTreeMap, HashMap};
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+
+/// The descriptors of one child.
+#[derive(Debug)]
+pub(super) struct Child {
+    pub(super) slot: SlotIndex,
+    pub(super) stdout: Option<OwnedFd>,
+    pub(super) stderr: Option<OwnedFd>,
+    /// Absent when somebody else reaped it before we could look.
+    pub(super) pidfd: Option<OwnedFd>,
+    pub(super) ring: Option<Ring>,
+    pub(super) pid: i32,
+}
+
+impl Child {
+    pub(super) fn pipe(&self, stream: Stream) -> Option<&OwnedFd> {
+        match stream {
+            Stream::Stdout => self.stdout.as_ref(),
+            Stream::Stderr => self.stderr.as_ref(),
+        }
+    }
+
+    fn drop_pipe(&mut self, stream: Stream) -> Option<OwnedFd> {
+        match stream {
+            Stream::Stdout => self.stdout.take(),
+            Stream::Stderr => self.stderr.take(),
+        }
+    }
+}
+
+/// A socket that is kept open.
+#[derive(Debug)]
+pub(super) struct HeldSocket {
+    /// Under which the guard holds it.
+    pub(super) number: u64,
+    pub(super) fd: OwnedFd,
+    pub(super) file: Option<UnixFile>,
+}
+
+/// Everything with a descriptor that is not a session's.
+pub(super) struct Hands {
+    pub(super) memory: StateMemory,
+    pub(super) journal: Journal,
+    pub(super) bounce: Bounce,
+    pub(super) spawner: Spawner,
+    pub(super) children: BTreeMap<ProcessId, Child>,
+    pub(super) pids: HashMap<i32, (ProcessId, SlotIndex)>,
+    pub(super) sockets: BTreeMap<String, HeldSocket>,
+    /// Records of a later kernel, kept for it.
+    pub(super) carried: Vec<(RecordKind, Vec<u8>)>,
+    /// Spawns of a dead kernel whose outcome is not known yet.
+    pub(super) unresolved: BTreeMap<ProcessId, Unresolved>,
+    pub(super) polled: Rc<std::cell::RefCell<Polled>>,
+    pub(super) guard: GuardLink,
+    /// Children of finished intents that nobody has looked at yet.
+    pub(super) newly_attached: Vec<ProcessId>,
+}
+
+/// Why the hands could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum HandsError {
+    /// Shared memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// What spawning needs.
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+impl Hands {
+    /// Writes the first record of a journal: when and as what the state began.
+    pub(super) fn begin(&mut self, state: &State) -> Result<(), Box<ErrorReply>> {
+        let origin = entry::Origin {
+            instance: state.about.instance,
+            started_ns: state.about.started_ns,
+            newest_fence: state.newest_fence,
+            newest_socket: state.newest_socket,
+        };
+        self.record(state, &Entry::Origin(origin)).map(|_| ())
+    }
+
+    /// Writes one record, after making room for it if need be.
+    pub(super) fn record(&mut self, state: &State, entry: &Entry) -> Result<u64, Box<ErrorReply>> {
+        let refused = |code, text: String| Box::new(ErrorReply::new(code, text));
+        let bytes = entry
+            .encode()
+            .map_err(|error| refused(ErrorCode::LIMIT, format!("journal: {error}")))?;
+        let purpose = match entry {
+            Entry::Removed(_) | Entry::SocketClosed(_) | Entry::LeaseReleased(_) => Purpose::Upkeep,
+            _ => Purpose::Growth,
+        };
+        if self.journal.fill() == Fill::Compact {
+            self.compact(state)
+                .map_err(|error| refused(ErrorCode::SYSTEM, format!("journal: {error}")))?;
+        }
+        self.journal
+            .append(kind_of(entry), &bytes, purpose)
+            .map_err(|error| refused(ErrorCode::LIMIT, error.to_string()))?;
+        Ok(u64::try_from(bytes.len()).unwrap_or(u64::MAX))
+    }
+
+    /// `state` is what is recorded already: the record at hand comes behind the snapshot.
+    fn compact(&mut self, state: &State) -> Result<(), JournalError> {
+        let carried = &self.carried;
+        // Not in the state until it is known whether they run.
+        let unresolved = self.unresolved.values().map(Unresolved::entry);
+        self.journal.compact(&self.memory, |snapshot| {
+            for (kind, payload) in carried {
+                snapshot.append(*kind, payload)?;
+            }
+            for entry in entry::snapshot(state).chain(unresolved) {
+                // It was encoded once, when it was recorded.
+                if let Ok(bytes) = entry.encode() {
+                    snapshot.append(kind_of(&entry), &bytes)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    pub(super) fn insert_child(&mut self, process: ProcessId, child: Child) {
+        for stream in Stream::ALL {
+            self.poll_pipe(&child, process, stream);
+        }
+        // Only our own are ours to reap; those of a dead kernel are the guard's.
+        if self.memory.slot(child.slot).epoch() == self.memory.epoch() {
+            self.pids.insert(child.pid, (process, child.slot));
+        }
+        self.children.insert(process, child);
+    }
+
+    fn poll_pipe(&self, child: &Child, process: ProcessId, stream: Stream) {
+        if let Some(pipe) = child.pipe(stream) {
+            let token = Token::Pipe(process, stream);
+            // Refused only without memory; then the bytes wait in the pipe until the next resume.
+            let _ = self.polled.borrow().add(pipe, token, Interest::Read);
+        }
+    }
+
+    pub(super) fn read(
+        &mut self,
+        process: ProcessId,
+        stream: Stream,
+        policy: OverflowPolicy,
+    ) -> Option<Input> {
+        let child = self.children.get_mut(&process)?;
+        let slot = child.slot;
+        let pipe = match stream {
+            Stream::Stdout => child.stdout.as_ref(),
+            Stream::Stderr => child.stderr.as_ref(),
+        }?;
+        let ring = child.ring.as_mut()?;
+        let (memory, bounce) = (&self.memory, &self.bounce);
+        let before = ring.dropped();
+        let mut reading = Reading {
+            state: memory,
+            bounce,
+            slot,
+            ring,
+            policy,
+        };
+        let result = reading.read(pipe.as_fd(), stream, now_ns());
+        let outcome = match result {
+            Ok(CellOutcome::Nothing) => ReadOutcome::Nothing,
+            Ok(CellOutcome::NoRoom) => ReadOutcome::NoRoom,
+            Ok(CellOutcome::Record(_)) => {
+                let output = position(memory, slot, child.ring.as_ref())?;
+                let after = child.ring.as_ref().map_or(before, Ring::dropped);
+                ReadOutcome::Record {
+                    output,
+                    dropped_records: after.records.saturating_sub(before.records),
+                    dropped_bytes: after.bytes.saturating_sub(before.bytes),
+                }
+            }
+            Ok(CellOutcome::EndOfFile) => {
+                child.drop_pipe(stream);
+                self.guard
+                    .release(Tag::of_process(process, kind_of_pipe(stream)));
+                crash_point("eof: after the drop");
+                ReadOutcome::EndOfStream(position(memory, slot, child.ring.as_ref())?)
+            }
+            Err(ReadError::Ring(damaged)) => {
+                let reason = damaged.to_string();
+                return Some(Input::RingDamaged { process, reason });
+            }
+            Err(error) => return Some(self.give_pipe_up(process, stream, &error)),
+        };
+        Some(Input::OutputRead {
+            process,
+            stream,
+            outcome,
+        })
+    }
+
+    /// What should not happen: a pipe that cannot be read. It is closed, and the stream ends, so
+    /// that the others go on.
+    fn give_pipe_up(&mut self, process: ProcessId, stream: Stream, error: &ReadError) -> Input {
+        let reason = format!("{} cannot be read: {error}", stream.name());
+        if matches!(error, ReadError::InFlight { .. } | ReadError::Stray { .. }) {
+            let _ = abandon_read(&self.memory, &self.bounce);
+        }
+        if let Some(child) = self.children.get_mut(&process) {
+            child.drop_pipe(stream);
+            self.guard
+                .release(Tag::of_process(process, kind_of_pipe(stream)));
+        }
+        Input::RingDamaged { process, reason }
+    }
+
+    /// Publishes the release of output up to and including `through`.
+    pub(super) fn acknowledge(&mut self, process: ProcessId, through: Sequence) -> Option<Input> {
+        let child = self.children.get(&process)?;
+        let slot = self.memory.slot(child.slot);
+        let Some(ring) = &child.ring else {
+            let output = position(&self.memory, child.slot, None)?;
+            return Some(Input::Acknowledged { process, output });
+        };
+        let released = slot
+            .cursor()
+            .map_err(|error| error.to_string())
+            .and_then(|cursor| {
+                ring.acknowledge(&cursor, through)
+                    .map_err(|e| e.to_string())
+            });
+        Some(match released {
+            Ok(cursor) => {
+                slot.publish(&cursor);
+                let output = position(&self.memory, child.slot, Some(ring))?;
+                Input::Acknowledged { process, output }
+            }
+            Err(reason) => Input::RingDamaged { process, reason },
+        })
+    }
+
+    pub(super) fn abandon_output(&mut self, state: &State, process: ProcessId) -> Option<Input> {
+        let child = self.children.get(&process)?;
+        // The control block may be damaged too; what the state remembers of it is not.
+        let cursor = state.processes.get(&process)?.output.cursor;
+        let size = child.ring.as_ref().map_or(0, |ring| ring.size().bytes());
+        let mut cursor = cursor.after_damage(size);
+        for stream in Stream::ALL {
+            if child.pipe(stream).is_none() {
+                cursor = cursor.after_eof(stream);
+            }
+        }
+        self.memory.slot(child.slot).publish(&cursor);
+        let output = OutputPosition {
+            cursor,
+            oldest: cursor.next_seq,
+        };
+        Some(Input::Acknowledged { process, output })
+    }
+
+    pub(super) fn set_flags(&self, process: ProcessId, flags: u32) {
+        if let Some(child) = self.children.get(&process) {
+            self.memory.slot(child.slot).set_flags(flags);
+        }
+    }
+
+    pub(super) fn pause(&self, process: ProcessId) {
+        let Some(child) = self.children.get(&process) else {
+            return;
+        };
+        for pipe in Stream::ALL
+            .into_iter()
+            .filter_map(|stream| child.pipe(stream))
+        {
+            self.polled.borrow().remove(pipe);
+        }
+    }
+
+    pub(super) fn resume(&self, process: ProcessId) {
+        let Some(child) = self.children.get(&process) else {
+            return;
+        };
+        for stream in Stream::ALL {
+            self.poll_pipe(child, process, stream);
+        }
+    }
+
+    pub(super) fn give_back(&mut self, process: ProcessId) {
+        let Some(child) = self.children.get_mut(&process) else {
+            return;
+        };
+        if let (Some(ring), Ok(cursor)) = (&mut child.ring, self.memory.slot(child.slot).cursor()) {
+            // Failing to only costs memory until the next time.
+            let _ = ring.give_back(&cursor);
+        }
+    }
+
+    /// Forgets a child: journal first, then the slot, then the descriptors.
+    pub(super) fn forget(
+        &mut self,
+        state: &State,
+        process: ProcessId,
+    ) -> Result<(), Box<ErrorReply>> {
+        let removed = Entry::Removed(entry::Removed { process });
+        let result = self.record(state, &removed).map(|_| ());
+        crash_point("remove: after the journal");
+        if let Some(child) = self.children.remove(&process) {
+            if self
+                .pids
+                .get(&child.pid)
+                .is_some_and(|(holder, _)| *holder == process)
+            {
+                self.pids.remove(&child.pid);
+            }
+            self.memory.release(child.slot);
+        }
+        self.release_held(process);
+        result
+    }
+
+    /// The guard needs nothing of this process any more.
+    pub(super) fn release_held(&mut self, process: ProcessId) {
+        let kinds = [
+            HeldKind::Stdout,
+            HeldKind::Stderr,
+            HeldKind::Ring,
+            HeldKind::Pidfd,
+        ];
+        for kind in kinds {
+            self.guard.release(Tag::of_process(process, kind));
+        }
+    }
+
+    /// Finds the children that ended. `orphans` counts others.
+    pub(super) fn sweep(&mut self) -> Result<Vec<Input>, Errno> {
+        let pids = &self.pids;
+        let reaped = sweep(&self.memory, EndedBy::Kernel, |pid| {
+            pids.get(&pid).map(|held| held.1)
+        })?;
+        let mut inputs = Vec::new();
+        for reaped in reaped {
+            if let Reaped::Child { pid, end, .. } = reaped
+                && let Some((process, _)) = self.pids.remove(&pid)
+            {
+                inputs.push(Input::Ended {
+                    process,
+                    end: end_of(&end),
+                });
+            }
+        }
+        Ok(inputs)
+    }
+
+    pub(super) fn signal(
+        &self,
+        process: ProcessId,
+        signal: i32,
+        target: SignalTarget,
+    ) -> Result<u32, Box<ErrorReply>> {
+        let gone = || {
+            let text = format!("process {process} has ended");
+            Box::new(ErrorReply::new(ErrorCode::ENDED, text))
+        };
+        let child = self.children.get(&process).ok_or_else(gone)?;
+        let pidfd = child.pidfd.as_ref().ok_or_else(gone)?;
+        match crate::signals::send(child.pid, pidfd.as_fd(), signal, target) {
+            Ok(delivered) => Ok(u32::try_from(delivered.processes).unwrap_or(u32::MAX)),
+            // The child is there; it only has no such relatives.
+            Err(crate::signals::SignalError::Gone)
+                if matches!(target, SignalTarget::Descendants | SignalTarget::Children) =>
+            {
+                Ok(0)
+            }
+            Err(crate::signals::SignalError::Gone) => Err(gone()),
+            Err(error) => {
+                let errno = match error {
+                    crate::signals::SignalError::Refused { cause, .. } => cause as i32,
+                    _ => Errno::EINVAL as i32,
+                };
+                let reply = ErrorReply::new(ErrorCode::SYSTEM, error.to_string());
+                Err(Box::new(ErrorReply { errno, ..reply }))
+            }
+        }
+    }
+
+    /// The whole records from `mark` on that one helping has, as they lie in the ring.
+    pub(super) fn helping(
+        &self,
+        state: &State,
+        process: ProcessId,
+        mark: ReadMark,
+        credit: u64,
+    ) -> Option<Result<Helping<'_>, Input>> {
+        let ring = self.children.get(&process)?.ring.as_ref()?;
+        let cursor = state.processes.get(&process)?.output.cursor;
+        let damaged = |reason: String| Some(Err(Input::RingDamaged { process, reason }));
+        let (start, gap) = match ring.seek(&cursor, &mark) {
+            Ok(found) => found,
+            Err(error) => return damaged(error.to_string()),
+        };
+        if let Some(gap) = gap {
+            return Some(Ok(Helping::Gap { gap, mark: start }));
+        }
+        let (mut mark, mut bytes) = (start, 0_u64);
+        for record in ring.records(&cursor, &start) {
+            let record = match record {
+                Ok(record) => record,
+                Err(error) => return damaged(error.to_string()),
+            };
+            let after = ReadMark::after(&record);
+            let total = after.position.saturating_sub(start.position);
+            if bytes != 0 && (total > crate::limits::OUTPUT_SEND_BYTES || bytes >= credit) {
+                break;
+            }
+            (mark, bytes) = (after, total);
+        }
+        match ring.bytes(&cursor, start.position, bytes) {
+            Some(records) => Some(Ok(Helping::Records {
+                records,
+                mark,
+                bytes,
+            })),
+            None => damaged("records lie outside the ring".to_owned()),
+        }
+    }
+}
+
+/// What a follower gets in one turn.
+pub(super) enum Helping<'a> {
+    /// First the news that something is missing.
+    Gap {
+        /// What.
+        gap: crate::memory::ring::Gap,
+        /// Where it goes on.
+        mark: ReadMark,
+    },
+    /// Records.
+    Records {
+        /// Their bytes; two pieces where the ring wraps.
+        records: [&'a [u8]; 2],
+        /// Behind them.
+        mark: ReadMark,
+        /// How many.
+        bytes: u64,
+    },
+}
+
+impl Helping<'_> {
+    /// Nothing was sent: the queue is not empty.
+    pub(super) fn refused(
+        session: crate::state::SessionId,
+        process: ProcessId,
+        mark: ReadMark,
+    ) -> Input {
+        Input::OutputSent {
+            session,
+            process,
+            mark,
+            bytes: 0,
+            room: Room::Congested,
+        }
+    }
+}
+
+fn kind_of(entry: &Entry) -> RecordKind {
+    // All of version 1 change what the rest means.
+    RecordKind::must_understand(entry.kind())
+}
+
+/// Where a ring stands, as published.
+pub(super) fn position(
+    memory: &StateMemory,
+    slot: SlotIndex,
+    ring: Option<&Ring>,
+) -> Option<OutputPosition> {
+    let cursor = memory.slot(slot).cursor().ok()?;
+    let oldest = ring
+        .and_then(|ring| ring.oldest(&cursor))
+        .unwrap_or(cursor.next_seq);
+    Some(OutputPosition { cursor, oldest })
+}
+
+pub(super) fn end_of(end: &crate::memory::End) -> End {
+    let status = match end.status {
+        crate::memory::EndStatus::Exited(code) => EndStatus::Exited(i32::from(code)),
+        crate::memory::EndStatus::Signaled {
+            signal,
+            core_dumped,
+        } => EndStatus::Signaled {
+            signal: i32::from(signal),
+            core_dumped,
+        },
+        crate::memory::EndStatus::Unknown => EndStatus::Unknown,
+    };
+    End {
+        status,
+        time_ns: end.time_ns,
+        user_us: end.user_us,
+        system_us: end.system_us,
+        max_rss_kib: end.max_rss_kb,
+    }
+}

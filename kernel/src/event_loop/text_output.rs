@@ -1,0 +1,167 @@
+//! Output for text sessions, made from the records in a child's ring; and the files of the system
+//! that text commands need.
+
+use super::hands::Hands;
+use crate::effect::{Question, TextForm};
+use crate::input::{Answer, Input};
+use crate::limits::{DATABASE_BYTES_MAX, TAIL_BYTES_MAX};
+use crate::memory::cursor::Stream;
+use crate::memory::ring::{Gap, ReadMark, Record};
+use crate::state::State;
+use crate::state::text::LineEnd;
+use crate::text::render::{last_lines, record_header};
+use crate::text::users::UserDatabase;
+use kingpole_protocol::ids::ProcessId;
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::Read;
+
+/// What a text session gets in one turn.
+pub(super) enum TextHelping {
+    /// Nothing: part of what it wanted is not there any more.
+    Gap {
+        /// What.
+        gap: Gap,
+        /// Where it goes on.
+        mark: ReadMark,
+    },
+    /// Text.
+    Text {
+        /// Its bytes.
+        text: Vec<u8>,
+        /// Behind them.
+        mark: ReadMark,
+        /// How they end.
+        line: LineEnd,
+    },
+}
+
+impl Hands {
+    /// Records from `mark` on, until there are `bytes_max` bytes of text or no more records.
+    pub(super) fn text_helping(
+        &self,
+        state: &State,
+        process: ProcessId,
+        mark: ReadMark,
+        form: TextForm,
+        bytes_max: u64,
+    ) -> Option<Result<TextHelping, Input>> {
+        let ring = self.children.get(&process)?.ring.as_ref()?;
+        let held = state.processes.get(&process)?;
+        let cursor = held.output.cursor;
+        let damaged = |reason: String| Some(Err(Input::RingDamaged { process, reason }));
+        let (start, gap) = match ring.seek(&cursor, &mark) {
+            Ok(found) => found,
+            Err(error) => return damaged(error.to_string()),
+        };
+        if let Some(gap) = gap {
+            return Some(Ok(TextHelping::Gap { gap, mark: start }));
+        }
+        let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
+        let mut text = Vec::new();
+        let mut mark = start;
+        for record in ring.records(&cursor, &start) {
+            let record = match record {
+                Ok(record) => record,
+                Err(error) => return damaged(error.to_string()),
+            };
+            match form {
+                TextForm::Batch => push_record(&mut text, &held.name, &record),
+                TextForm::Plain => text.extend(record.data.into_iter().flatten()),
+            }
+            mark = ReadMark::after(&record);
+            if text.len() >= bytes_max {
+                break;
+            }
+        }
+        let line = match text.last() {
+            Some(b'\n') => LineEnd::AtStart,
+            _ => LineEnd::Within,
+        };
+        Some(Ok(TextHelping::Text { text, mark, line }))
+    }
+
+    /// The last lines that are kept, and where the output goes on behind them.
+    pub(super) fn last_lines(
+        &self,
+        state: &State,
+        process: ProcessId,
+        lines: usize,
+    ) -> Option<(Vec<u8>, ReadMark)> {
+        let cursor = state.processes.get(&process)?.output.cursor;
+        let head = ReadMark {
+            seq: cursor.next_seq,
+            position: cursor.head,
+        };
+        let Some(ring) = &self.children.get(&process)?.ring else {
+            return Some((Vec::new(), head));
+        };
+        let oldest = ReadMark {
+            seq: state.processes.get(&process)?.output.oldest,
+            position: cursor.tail,
+        };
+        let mut newest: VecDeque<Record<'_>> = VecDeque::new();
+        let mut bytes = 0_usize;
+        // Records lead only forwards, so all headers are passed.
+        for record in ring.records(&cursor, &oldest).map_while(Result::ok) {
+            bytes = bytes.saturating_add(record_bytes(&record));
+            newest.push_back(record);
+            while let Some(first) = newest.front()
+                && bytes.saturating_sub(record_bytes(first)) >= TAIL_BYTES_MAX
+            {
+                bytes = bytes.saturating_sub(record_bytes(first));
+                newest.pop_front();
+            }
+        }
+        let parts = newest.iter().flat_map(|record| record.data);
+        let text = parts.collect::<Vec<_>>().concat();
+        Some((last_lines(&text, lines).to_vec(), head))
+    }
+}
+
+fn record_bytes(record: &Record<'_>) -> usize {
+    record.data.iter().map(|part| part.len()).sum()
+}
+
+fn push_record(text: &mut Vec<u8>, name: &str, record: &Record<'_>) {
+    let word = match record.header.stream {
+        Stream::Stdout => "out",
+        Stream::Stderr => "err",
+    };
+    let header = record_header(word, name, record.header.time_ns, record_bytes(record));
+    text.extend_from_slice(header.as_bytes());
+    for part in record.data {
+        text.extend_from_slice(part);
+    }
+    text.push(b'\n');
+}
+
+/// Reads what a text command needs to know. These are small local files: reading them waits for
+/// nothing but the disk.
+pub(super) fn look_up(question: Question) -> Answer {
+    match question {
+        Question::Users(draft) => {
+            let database = read_file("/etc/passwd").and_then(|passwd| {
+                let group = read_file("/etc/group")?;
+                Ok(UserDatabase { passwd, group })
+            });
+            Answer::Users { draft, database }
+        }
+        Question::Host(spec) => Answer::Host {
+            spec,
+            hosts: read_file("/etc/hosts"),
+        },
+    }
+}
+
+fn read_file(path: &str) -> Result<String, String> {
+    let failed = |error: std::io::Error| format!("{path}: {error}");
+    let file = File::open(path).map_err(failed)?;
+    let mut bytes = Vec::new();
+    let most = DATABASE_BYTES_MAX.saturating_add(1);
+    file.take(most).read_to_end(&mut bytes).map_err(failed)?;
+    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > DATABASE_BYTES_MAX {
+        return Err(format!("{path} has more than {DATABASE_BYTES_MAX} bytes"));
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}

@@ -1,0 +1,277 @@
+//! The upgrade in place: saves what is not in shared memory, lets the candidate rehearse, becomes it;
+//! and in the new image, goes on.
+
+use super::connections::{Connection, Course, Resumed as ResumedConnection, Speech};
+use super::guarding::Heirloom;
+use super::{Kernel, LoopError};
+use crate::crash::crash_point;
+use crate::guard::role::{Part, Role};
+use crate::input::{Input, ResumedSession};
+use crate::reap::now_ns;
+use crate::state::SessionId;
+use crate::sys::memfd::create_constant;
+use crate::upgrade::rehearse::rehearse;
+use crate::upgrade::saved_state::{
+    Head, Saved, SavedCounts, SavedCourse, SavedDescriptor, SavedSession, SavedSpeech,
+};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::{Mode, fstat};
+use nix::unistd::{AccessFlags, access};
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// An upgrade that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Order {
+    /// Who is to be answered; nobody after a signal.
+    pub(super) asker: Option<SessionId>,
+    /// The program; `None` for the one that runs, as it is installed now.
+    pub(super) path: Option<PathBuf>,
+    /// Whether to stop before anything happens.
+    pub(super) extent: crate::effect::UpgradeExtent,
+}
+
+/// What the image before left, with the sockets of its sessions.
+#[derive(Debug)]
+pub struct Resumption {
+    /// What was saved.
+    pub saved: Saved,
+    /// The sessions' sockets.
+    pub sockets: BTreeMap<u64, OwnedFd>,
+}
+
+impl Kernel {
+    /// Carries an order out, between two turns. Returns only if the upgrade did not happen.
+    pub(super) fn upgrade(&mut self, order: &Order) {
+        let text = match self.try_upgrade(order) {
+            Ok(carried) => carried,
+            Err(reason) => format!("Error: nothing has happened: {reason}"),
+        };
+        self.log_line(&format!("upgrade: {text}"));
+        if let Some(session) = order.asker {
+            self.drive(Input::UpgradeAnswered { session, text });
+        }
+    }
+
+    fn try_upgrade(&mut self, order: &Order) -> Result<String, String> {
+        let sessions = self.save_sessions()?;
+        let heirloom = self
+            .heirloom
+            .as_ref()
+            .ok_or("this kernel cannot be upgraded")?;
+        let path = match &order.path {
+            Some(path) => heirloom.image.origin().join(path),
+            None => heirloom.installed.clone(),
+        };
+        let shown = path.display();
+        let binary = open_program(&path).map_err(|cause| format!("{shown}: {}", cause.desc()))?;
+        let next = heirloom.image.with_binary(binary);
+        let saved = self.save_to_file(sessions, heirloom, order, &path)?;
+        let memory = self.hands.memory.descriptor();
+        let journal = self.hands.journal.descriptor();
+        let carried = rehearse(&next, memory, journal, saved.as_fd())
+            .map_err(|error| format!("{shown}: {error}"))?;
+        if order.extent == crate::effect::UpgradeExtent::CheckOnly {
+            return Ok(format!("{shown} is good: {carried}; nothing has happened"));
+        }
+        self.log_line(&format!("upgrade: {shown}: {carried}"));
+        crash_point("upgrade: rehearsed");
+        // Once more: the rehearsal took its time.
+        let sessions = self.save_sessions()?;
+        let Some(heirloom) = &self.heirloom else {
+            return Err("this kernel cannot be upgraded".to_owned());
+        };
+        let saved = self.save_to_file(sessions, heirloom, order, &path)?;
+        let role = Role {
+            part: Part::Kernel,
+            shared: self.hands.shared_numbers(heirloom),
+            link: self.hands.guard.descriptor().map(|link| link.as_raw_fd()),
+            saved: Some(saved.as_raw_fd()),
+            original: heirloom.original,
+        };
+        let held = self.hands.all_held(&self.listeners);
+        let mut kept = held.iter().map(|(_, fd)| *fd).collect::<Vec<_>>();
+        kept.extend(self.hands.shared_descriptors(heirloom));
+        kept.extend(self.hands.guard.descriptor());
+        kept.extend([saved.as_fd(), heirloom.image.binary.as_fd()]);
+        kept.extend(self.connections.values().map(Connection::socket));
+        crash_point("upgrade: before exec");
+        let cause = next.become_it(&role, &kept);
+        Err(format!("{shown}: {}", cause.desc()))
+    }
+
+    fn save_sessions(&mut self) -> Result<Vec<SavedSession>, String> {
+        let state = &self.state;
+        let saved = self.connections.iter_mut().filter_map(|(id, connection)| {
+            let session = state.sessions.get(id)?;
+            Some(save_session(session, connection))
+        });
+        saved
+            .collect::<Result<_, _>>()
+            .map_err(|cause| format!("the sessions cannot be saved: {}", cause.desc()))
+    }
+
+    fn save_to_file(
+        &self,
+        sessions: Vec<SavedSession>,
+        heirloom: &Heirloom,
+        order: &Order,
+        path: &Path,
+    ) -> Result<OwnedFd, String> {
+        let system = |cause: Errno| format!("the state cannot be saved: {}", cause.desc());
+        let saved = self.save(sessions, heirloom, order, path).map_err(system)?;
+        let bytes = saved
+            .encode()
+            .map_err(|error| format!("the state cannot be saved: {error}"))?;
+        create_constant("kingpole-saved", &bytes).map_err(system)
+    }
+
+    fn save(
+        &self,
+        sessions: Vec<SavedSession>,
+        heirloom: &Heirloom,
+        order: &Order,
+        path: &Path,
+    ) -> Result<Saved, Errno> {
+        let state = &self.state;
+        let held = self.hands.all_held(&self.listeners);
+        let held = held.iter().map(|(tag, fd)| describe(tag.word(), *fd));
+        let counts = state.processes.values().map(|process| SavedCounts {
+            process: process.id,
+            dropped_records: process.output.dropped_records,
+            dropped_bytes: process.output.dropped_bytes,
+        });
+        let holders = state.leases.values().filter_map(|lease| {
+            let session = lease.session?;
+            Some((lease.name.clone(), session.0))
+        });
+        Ok(Saved {
+            head: Head {
+                release: state.about.release.clone(),
+                generation: state.about.generation,
+                saved_ns: now_ns(),
+                newest_session: state.newest_session.0,
+                link_sent: self.hands.guard.sent(),
+                previous: describe(0, heirloom.image.binary.as_fd())?,
+                holders: holders.collect(),
+                asker: order.asker.map(|session| session.0),
+                path: path.display().to_string(),
+            },
+            held: held.collect::<Result<_, _>>()?,
+            counts: counts.collect(),
+            sessions,
+        })
+    }
+
+    /// Goes on where the image before stopped: sessions, holders, counters.
+    pub(super) fn resume_from(&mut self, resumption: Resumption) -> Result<(), LoopError> {
+        let Resumption { saved, mut sockets } = resumption;
+        let head = saved.head;
+        let mut sessions = Vec::new();
+        for saved in saved.sessions {
+            let id = SessionId(saved.session);
+            let Some(socket) = sockets.remove(&saved.session) else {
+                continue;
+            };
+            let speech = match saved.speech {
+                SavedSpeech::Text { .. } => Speech::Text,
+                SavedSpeech::Hello | SavedSpeech::Frames => Speech::Frames,
+            };
+            let line = match &saved.speech {
+                SavedSpeech::Text { line, .. } => Some(line.clone()),
+                SavedSpeech::Hello | SavedSpeech::Frames => None,
+            };
+            let course = match saved.course {
+                SavedCourse::Open => Course::Open,
+                SavedCourse::HalfClosed => Course::HalfClosed,
+                SavedCourse::Closing => Course::Closing,
+            };
+            let resumed = ResumedConnection {
+                speech,
+                course,
+                line: line.unwrap_or_default(),
+                received: &saved.received,
+                unsent: &saved.unsent,
+            };
+            let connection = Connection::resume(socket, id, resumed, &self.polled.borrow())?;
+            let queue = super::room_of_queue(&connection);
+            self.connections.insert(id, connection);
+            // Whole requests may lie there already.
+            self.unparsed.insert(id);
+            sessions.push(ResumedSession { saved, queue });
+        }
+        let count = sessions.len();
+        if let Some(heirloom) = &self.heirloom {
+            self.hands.guard.hand_binary(heirloom.image.binary.as_fd());
+        }
+        self.drive(Input::Resumed {
+            newest_session: SessionId(head.newest_session),
+            sessions,
+            holders: head.holders,
+            counts: saved.counts,
+        });
+        let took = now_ns().saturating_sub(head.saved_ns);
+        let text = format!(
+            "release {} became release {} (generation {}): {} processes, {} sockets, {} values and \
+             {count} sessions carried in {}.{:01} ms",
+            head.release,
+            self.state.about.release,
+            self.state.about.generation,
+            self.state.processes.len(),
+            self.state.sockets.len(),
+            self.state.values.len(),
+            took / 1_000_000,
+            took / 100_000 % 10,
+        );
+        self.log_line(&format!("upgrade: {text}"));
+        if let Some(asker) = head.asker {
+            let session = SessionId(asker);
+            self.drive(Input::UpgradeAnswered { session, text });
+        }
+        Ok(())
+    }
+}
+
+fn save_session(
+    session: &crate::state::Session,
+    connection: &mut Connection,
+) -> Result<SavedSession, Errno> {
+    let mut saved = session.save(connection.lines.save());
+    saved.socket = describe(0, connection.socket())?;
+    saved.course = match connection.course {
+        Course::Open => SavedCourse::Open,
+        Course::HalfClosed => SavedCourse::HalfClosed,
+        Course::Closing => SavedCourse::Closing,
+    };
+    saved.received = connection.decoder.pending().to_vec();
+    saved.unsent = connection.queue.to_vec();
+    Ok(saved)
+}
+
+fn describe(tag: u64, fd: BorrowedFd<'_>) -> Result<SavedDescriptor, Errno> {
+    let stat = fstat(fd)?;
+    Ok(SavedDescriptor {
+        tag,
+        number: fd.as_raw_fd(),
+        device: stat.st_dev,
+        inode: stat.st_ino,
+    })
+}
+
+/// Whether a descriptor is what was saved.
+#[must_use]
+pub fn is_what_was_saved(fd: BorrowedFd<'_>, saved: &SavedDescriptor) -> bool {
+    fstat(fd).is_ok_and(|stat| stat.st_dev == saved.device && stat.st_ino == saved.inode)
+}
+
+fn open_program(path: &Path) -> Result<OwnedFd, Errno> {
+    access(path, AccessFlags::X_OK)?;
+    let binary = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+    let kind = nix::sys::stat::SFlag::from_bits_truncate(fstat(&binary)?.st_mode);
+    if kind.contains(nix::sys::stat::SFlag::S_IFDIR) {
+        return Err(Errno::EISDIR);
+    }
+    Ok(binary)
+}

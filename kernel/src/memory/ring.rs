@@ -1,0 +1,535 @@
+//! The output ring of one child: the bytes of its records in a memory file.
+//!
+//! Where the records are is the [`RingCursor`]'s business; this module places, finds and shows
+//! bytes. Nothing in the file is trusted: a header that does not fit is an error, not a panic.
+
+use std::cell::{Cell, OnceCell};
+use std::io::IoSliceMut;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::uio::readv;
+
+use super::cursor::{
+    DamagedRing, RECORD_HEADER_BYTES, RecordHeader, RingCursor, Sequence, Stream, record_span,
+};
+use super::layout::PAGE;
+use super::state_memory::MemoryError;
+use crate::sys::mapping::Mapping;
+use crate::sys::memfd::{create_sealed, punch_hole};
+
+/// Most bytes that one read takes from a child, and so the longest record.
+pub const READ_BYTES_MAX: u64 = 64 * 1024;
+/// Data bytes of a ring unless the client asks for another size (Circus's manual promises 2 MB).
+pub const RING_BYTES_DEFAULT: u64 = 2 * 1024 * 1024;
+/// The largest ring.
+pub const RING_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Less than this is not worth giving back: touching the pages again costs more.
+const GIVE_BACK_BYTES_MIN: u64 = 64 * 1024;
+
+/// Data bytes of a ring: a positive multiple of the page size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RingSize(u64);
+
+impl RingSize {
+    /// [`RING_BYTES_DEFAULT`].
+    pub const DEFAULT: Self = Self(RING_BYTES_DEFAULT);
+
+    /// At least `bytes`, in whole pages; `None` for 0 (which means: capture nothing) and for more
+    /// than [`RING_BYTES_MAX`].
+    #[must_use]
+    pub fn holding(bytes: u64) -> Option<Self> {
+        (1..=RING_BYTES_MAX)
+            .contains(&bytes)
+            .then(|| Self(bytes.next_multiple_of(PAGE)))
+    }
+
+    /// In bytes.
+    #[must_use]
+    pub const fn bytes(self) -> u64 {
+        self.0
+    }
+
+    /// Most payload of one record, so that a small ring still holds a few.
+    #[must_use]
+    pub const fn record_bytes_max(self) -> u64 {
+        let quarter = self.0 / 4 - RECORD_HEADER_BYTES;
+        if quarter < READ_BYTES_MAX {
+            quarter
+        } else {
+            READ_BYTES_MAX
+        }
+    }
+}
+
+/// A place in the sequence of records of one ring. Stays meaningful when records are dropped or
+/// acknowledged behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ReadMark {
+    /// Sequence number of the next record wanted; 0 means the oldest kept.
+    pub seq: Sequence,
+    /// Where it was, or will be (a hint: a wrong one costs a search).
+    pub position: u64,
+}
+
+impl ReadMark {
+    /// From the record numbered `seq` on.
+    #[must_use]
+    pub const fn from_seq(seq: Sequence) -> Self {
+        Self {
+            seq,
+            position: u64::MAX,
+        }
+    }
+
+    /// Behind `record`.
+    #[must_use]
+    pub fn after(record: &Record<'_>) -> Self {
+        Self {
+            seq: record.header.sequence.next(),
+            position: record
+                .position
+                .saturating_add(record_span(record.header.length)),
+        }
+    }
+}
+
+/// Records that were dropped before a reader saw them. Derived, never counted: a reader that knows
+/// the offsets it has seen subtracts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gap {
+    /// The first record missing.
+    pub from: Sequence,
+    /// The first record not missing.
+    pub to: Sequence,
+    /// Offset within standard output of the first byte not missing.
+    pub stdout_offset: u64,
+    /// Offset within standard error of the first byte not missing.
+    pub stderr_offset: u64,
+}
+
+/// One record, borrowed from the ring.
+#[derive(Debug, Clone, Copy)]
+pub struct Record<'a> {
+    /// Its header.
+    pub header: RecordHeader,
+    /// Its position, for [`ReadMark`].
+    pub position: u64,
+    /// Its bytes: two slices, as it may wrap; the second is often empty.
+    pub data: [&'a [u8]; 2],
+}
+
+/// Whether giving memory back did anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GiveBack {
+    /// This many bytes of address range went back.
+    Given(u64),
+    /// The ring holds records, or too little was touched to be worth it.
+    NotWorthIt,
+}
+
+/// A ring file. It is mapped when it is first used: most children start without a word, and
+/// mapping takes as long as making the file.
+#[derive(Debug)]
+pub struct Ring {
+    fd: OwnedFd,
+    mapping: OnceCell<Mapping>,
+    size: RingSize,
+    /// Bytes of the file that may have pages. A cache for [`Ring::give_back`].
+    touched: u64,
+    /// What [`Ring::make_room`] gave up since this process mapped it.
+    dropped: Cell<Dropped>,
+}
+
+/// Records that went because a ring was full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Dropped {
+    /// How many.
+    pub records: u64,
+    /// Their data, bytes.
+    pub bytes: u64,
+}
+
+impl Ring {
+    /// Makes an empty one. It takes no memory until it is written to.
+    ///
+    /// # Errors
+    /// The memory file cannot be made.
+    pub fn create(size: RingSize) -> Result<Self, MemoryError> {
+        let bytes = size.bytes().saturating_add(PAGE);
+        let fd =
+            create_sealed("kingpole-ring", bytes).map_err(MemoryError::call("ring", "make"))?;
+        Ok(Self {
+            fd,
+            mapping: OnceCell::new(),
+            size,
+            touched: 0,
+            dropped: Cell::default(),
+        })
+    }
+
+    /// Maps an existing one. What it holds is the cursor's to say.
+    ///
+    /// # Errors
+    /// Not a sealed file of a possible ring size.
+    pub fn open(fd: OwnedFd) -> Result<Self, MemoryError> {
+        let mapping = Mapping::new(&fd).map_err(MemoryError::call("ring", "map"))?;
+        let data = (mapping.len() as u64).saturating_sub(PAGE);
+        let size = RingSize::holding(data)
+            .filter(|size| size.bytes() == data)
+            .ok_or_else(|| MemoryError::unusable("ring", format!("{data} data bytes")))?;
+        Ok(Self {
+            fd,
+            mapping: mapping.into(),
+            size,
+            touched: data,
+            dropped: Cell::default(),
+        })
+    }
+
+    /// The file, to hand to the guard or a successor.
+    #[must_use]
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Its data size.
+    #[must_use]
+    pub const fn size(&self) -> RingSize {
+        self.size
+    }
+
+    /// Where the records from `mark` on start, and what was lost before them.
+    ///
+    /// A mark in front of the oldest record moves to it, and the gap tells what lay between; a mark
+    /// behind the newest moves to the head.
+    ///
+    /// # Errors
+    /// The ring is damaged.
+    pub fn seek(
+        &self,
+        cursor: &RingCursor,
+        mark: &ReadMark,
+    ) -> Result<(ReadMark, Option<Gap>), DamagedRing> {
+        let head = ReadMark {
+            seq: cursor.next_seq,
+            position: cursor.head,
+        };
+        if mark.seq >= cursor.next_seq {
+            return Ok((head, None));
+        }
+        let Some(first) = self.first_record_from(cursor, mark.seq, mark.position)? else {
+            // Everything up to the head was dropped or acknowledged.
+            let gap = Gap {
+                from: mark.seq,
+                to: cursor.next_seq,
+                stdout_offset: cursor.stdout_bytes,
+                stderr_offset: cursor.stderr_bytes,
+            };
+            return Ok((head, (mark.seq.0 != 0).then_some(gap)));
+        };
+        let start = ReadMark {
+            seq: first.header.sequence,
+            position: first.position,
+        };
+        if mark.seq.0 == 0 || start.seq == mark.seq {
+            return Ok((start, None));
+        }
+        let [stdout_offset, stderr_offset] = self.offsets_before(cursor, &first)?;
+        Ok((
+            start,
+            Some(Gap {
+                from: mark.seq,
+                to: start.seq,
+                stdout_offset,
+                stderr_offset,
+            }),
+        ))
+    }
+
+    /// The records from `mark` on, oldest first. Call [`Ring::seek`] first to learn of gaps.
+    ///
+    /// The iterator ends after the first damaged record, which it gives as an error.
+    pub fn records(&self, cursor: &RingCursor, mark: &ReadMark) -> Records<'_> {
+        let start = self.seek(cursor, mark).map(|(mark, _)| mark.position);
+        Records {
+            ring: self,
+            cursor: *cursor,
+            next: start.map(Some),
+        }
+    }
+
+    /// What the cursor is after everything up to and including `through` was acknowledged.
+    ///
+    /// # Errors
+    /// The ring is damaged.
+    pub fn acknowledge(
+        &self,
+        cursor: &RingCursor,
+        through: Sequence,
+    ) -> Result<RingCursor, DamagedRing> {
+        cursor.after_acknowledge(self.size.0, through, |position| self.header_at(position))
+    }
+
+    /// What the cursor is after the oldest whole records made room for `needed` bytes.
+    ///
+    /// # Errors
+    /// The ring is damaged.
+    pub fn make_room(&self, cursor: &RingCursor, needed: u64) -> Result<RingCursor, DamagedRing> {
+        let mut dropped = self.dropped.get();
+        let after = cursor.after_making_room(self.size.0, needed, |position| {
+            let header = self.header_at(position)?;
+            dropped.records = dropped.records.saturating_add(1);
+            dropped.bytes = dropped.bytes.saturating_add(u64::from(header.length));
+            Some(header)
+        })?;
+        self.dropped.set(dropped);
+        Ok(after)
+    }
+
+    /// What was dropped since this process mapped the ring.
+    #[must_use]
+    pub fn dropped(&self) -> Dropped {
+        self.dropped.get()
+    }
+
+    /// Number of the oldest record kept; `None` when none is, or when it makes no sense.
+    #[must_use]
+    pub fn oldest(&self, cursor: &RingCursor) -> Option<Sequence> {
+        if cursor.is_empty() {
+            return None;
+        }
+        self.header_at(cursor.tail).map(|header| header.sequence)
+    }
+
+    /// `bytes` bytes of whole records from `position` on, as they lie there: two pieces where they
+    /// wrap. `None` when not all of that is between tail and head.
+    #[must_use]
+    pub fn bytes(&self, cursor: &RingCursor, position: u64, bytes: u64) -> Option<[&[u8]; 2]> {
+        let end = position.checked_add(bytes)?;
+        if position < cursor.tail || end > cursor.head {
+            return None;
+        }
+        let (first, second) = split(self.size.0, position, bytes);
+        let mapping = self.mapping().ok()?;
+        Some([
+            mapping.bytes(first.0, first.1)?,
+            mapping.bytes(second.0, second.1)?,
+        ])
+    }
+
+    /// Gives the memory of an empty ring back, when enough of it was touched. Do this a second or
+    /// so after it became empty: at each drain it would cost four times what it saves.
+    ///
+    /// # Errors
+    /// That of `fallocate`.
+    pub fn give_back(&mut self, cursor: &RingCursor) -> Result<GiveBack, Errno> {
+        if !cursor.is_empty() || self.touched < GIVE_BACK_BYTES_MIN {
+            return Ok(GiveBack::NotWorthIt);
+        }
+        let given = self.touched.next_multiple_of(PAGE).min(self.size.0);
+        punch_hole(&self.fd, 0, given)?;
+        self.touched = 0;
+        Ok(GiveBack::Given(given))
+    }
+
+    /// Whether [`Ring::give_back`] would do anything once the ring is empty.
+    #[must_use]
+    pub const fn is_worth_giving_back(&self) -> bool {
+        self.touched >= GIVE_BACK_BYTES_MIN
+    }
+
+    /// Bytes that may be in memory for it.
+    #[must_use]
+    pub const fn touched_bytes(&self) -> u64 {
+        self.touched
+    }
+
+    /// Maps it now. A read does this before it takes anything out of a pipe.
+    pub(super) fn map(&self) -> Result<(), Errno> {
+        self.mapping().map(drop)
+    }
+
+    /// Reads at most `bytes` from `source` to `position`, wrapping; gives how many came.
+    pub(super) fn read_from(
+        &mut self,
+        source: BorrowedFd<'_>,
+        position: u64,
+        bytes: u64,
+    ) -> Result<u64, Errno> {
+        let size = self.size.0;
+        let (first, second) = split(size, position, bytes);
+        let wraps = second.1 != 0;
+        self.touched = self.touched.max(if wraps {
+            size
+        } else {
+            (first.0 + first.1) as u64
+        });
+        if wraps {
+            let (first, second) = self
+                .mapping_mut()?
+                .two_bytes_mut(first, second)
+                .ok_or(Errno::EFAULT)?;
+            let mut slices = [IoSliceMut::new(first), IoSliceMut::new(second)];
+            return readv(source, &mut slices).map(|read| read as u64);
+        }
+        let range = self
+            .mapping_mut()?
+            .bytes_mut(first.0, first.1)
+            .ok_or(Errno::EFAULT)?;
+        nix::unistd::read(source, range).map(|read| read as u64)
+    }
+
+    /// Writes a record header. Headers are 32-aligned and the size is too, so they never wrap.
+    pub(super) fn write_header(
+        &mut self,
+        position: u64,
+        header: &RecordHeader,
+    ) -> Result<(), Errno> {
+        let ((offset, len), _) = split(self.size.0, position, RECORD_HEADER_BYTES);
+        let range = self
+            .mapping_mut()?
+            .bytes_mut(offset, len)
+            .ok_or(Errno::EFAULT)?;
+        if range.len() != header.to_bytes().len() {
+            return Err(Errno::EFAULT);
+        }
+        range.copy_from_slice(&header.to_bytes());
+        self.touched = self.touched.max((offset + len) as u64);
+        Ok(())
+    }
+
+    fn mapping(&self) -> Result<&Mapping, Errno> {
+        if let Some(mapping) = self.mapping.get() {
+            return Ok(mapping);
+        }
+        let bytes = self.size.0.saturating_add(PAGE);
+        let mapping = Mapping::of_known_size(&self.fd, bytes)?;
+        Ok(self.mapping.get_or_init(|| mapping))
+    }
+
+    fn mapping_mut(&mut self) -> Result<&mut Mapping, Errno> {
+        self.mapping()?;
+        self.mapping.get_mut().ok_or(Errno::ENOMEM)
+    }
+
+    fn header_at(&self, position: u64) -> Option<RecordHeader> {
+        let ((offset, len), _) = split(self.size.0, position, RECORD_HEADER_BYTES);
+        let header =
+            RecordHeader::parse(self.mapping().ok()?.bytes(offset, len)?.try_into().ok()?)?;
+        (record_span(header.length) <= self.size.0).then_some(header)
+    }
+
+    fn record_at(
+        &self,
+        cursor: &RingCursor,
+        position: u64,
+    ) -> Result<(Record<'_>, u64), DamagedRing> {
+        let damaged = DamagedRing { position };
+        let (header, behind) = cursor.behind(position, &mut |at| self.header_at(at))?;
+        let data_at = position.saturating_add(RECORD_HEADER_BYTES);
+        let (first, second) = split(self.size.0, data_at, u64::from(header.length));
+        let mapping = self.mapping().map_err(|_| damaged)?;
+        let data = [
+            mapping.bytes(first.0, first.1).ok_or(damaged)?,
+            mapping.bytes(second.0, second.1).ok_or(damaged)?,
+        ];
+        Ok((
+            Record {
+                header,
+                position,
+                data,
+            },
+            behind,
+        ))
+    }
+
+    /// The first record with at least sequence number `seq`; starts at `hint` when that is right.
+    fn first_record_from(
+        &self,
+        cursor: &RingCursor,
+        seq: Sequence,
+        hint: u64,
+    ) -> Result<Option<Record<'_>>, DamagedRing> {
+        if (cursor.tail..cursor.head).contains(&hint)
+            && hint.is_multiple_of(RECORD_HEADER_BYTES)
+            && let Ok((record, _)) = self.record_at(cursor, hint)
+            && record.header.sequence == seq
+        {
+            return Ok(Some(record));
+        }
+        let mut position = cursor.tail;
+        while position < cursor.head {
+            let (record, behind) = self.record_at(cursor, position)?;
+            if record.header.sequence >= seq {
+                return Ok(Some(record));
+            }
+            position = behind;
+        }
+        Ok(None)
+    }
+
+    /// Offsets of both streams in front of `first`: its own, and for the other stream the offset
+    /// of its next record, or its total when there is none.
+    fn offsets_before(
+        &self,
+        cursor: &RingCursor,
+        first: &Record<'_>,
+    ) -> Result<[u64; 2], DamagedRing> {
+        let mut other = match first.header.stream {
+            Stream::Stdout => cursor.stderr_bytes,
+            Stream::Stderr => cursor.stdout_bytes,
+        };
+        let mut position = first.position;
+        while position < cursor.head {
+            let (record, behind) = self.record_at(cursor, position)?;
+            if record.header.stream != first.header.stream {
+                other = record.header.stream_offset;
+                break;
+            }
+            position = behind;
+        }
+        let own = first.header.stream_offset;
+        Ok(match first.header.stream {
+            Stream::Stdout => [own, other],
+            Stream::Stderr => [other, own],
+        })
+    }
+}
+
+/// File ranges (offset, length) of `bytes` bytes at `position`; the second is empty unless it wraps.
+fn split(size: u64, position: u64, bytes: u64) -> ((usize, usize), (usize, usize)) {
+    let offset = position % size;
+    let first = bytes.min(size - offset);
+    (
+        (offset as usize, first as usize),
+        (0, (bytes - first) as usize),
+    )
+}
+
+/// Iterates over records; see [`Ring::records`].
+#[derive(Debug)]
+pub struct Records<'a> {
+    ring: &'a Ring,
+    cursor: RingCursor,
+    next: Result<Option<u64>, DamagedRing>,
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = Result<Record<'a>, DamagedRing>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let step = match self.next {
+            Ok(Some(position)) if position < self.cursor.head => {
+                self.ring.record_at(&self.cursor, position)
+            }
+            Ok(_) => return None,
+            Err(damaged) => Err(damaged),
+        };
+        self.next = Ok(step.as_ref().ok().map(|(_, behind)| *behind));
+        Some(step.map(|(record, _)| record))
+    }
+}
+
+#[cfg(test)]
+mod tests;

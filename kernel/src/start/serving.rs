@@ -1,0 +1,283 @@
+//! From a prepared process to a kernel that serves.
+
+use super::{Ground, RELEASE, StartError, own, stderr_log, system};
+use crate::crash::{Victim, arm};
+use crate::event_loop::{
+    Detail, Heirloom, Inheritance, Kernel, Parts, Permissions, Resumption, Succession,
+    is_what_was_saved, open_all,
+};
+use crate::exit::Exit;
+use crate::guard::image::Image;
+use crate::guard::role::{Original, Role};
+use crate::guard::shared::Shared;
+use crate::memory::held::Tag;
+use crate::notify::notify;
+use crate::peer::Guests;
+use crate::reap::now_ns;
+use crate::state::About;
+use crate::sys::daemon::{Promise, take_over_title};
+use crate::sys::inherited::Inherited;
+use crate::sys::process::become_subreaper;
+use crate::sys::trim::release_unused_code;
+use crate::upgrade::rehearse::read_saved;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::PathBuf;
+
+/// The kernel of a guard.
+pub(super) fn guarded(
+    ground: &Ground,
+    role: &Role,
+    mut inherited: Inherited,
+) -> Result<Exit, StartError> {
+    if let Some(number) = role.saved {
+        return upgraded(ground, role, inherited, number);
+    }
+    let shared = Shared::take(&mut inherited, role.shared)?;
+    let link = role.link.and_then(|number| inherited.take(number));
+    let held = shared.memory.held().filter_map(|(_, tag, number)| {
+        let fd = inherited.take(number)?;
+        Some((tag, fd))
+    });
+    let held = held.collect();
+    drop(inherited);
+    own::protect_kernel(&role.original);
+    let beginning = Beginning {
+        shared,
+        held,
+        link,
+        original: role.original,
+        resumption: None,
+    };
+    serve(ground, beginning, &mut None)
+}
+
+/// The next image of a kernel that is upgraded.
+fn upgraded(
+    ground: &Ground,
+    role: &Role,
+    mut inherited: Inherited,
+    number: i32,
+) -> Result<Exit, StartError> {
+    let lost = |reason: String| StartError::Resume { reason };
+    let file = inherited.take(number).ok_or_else(|| {
+        lost(format!(
+            "descriptor {number}, the saved state, is not there"
+        ))
+    })?;
+    let saved = read_saved(file.into()).map_err(lost)?;
+    // All is looked at before anything is used.
+    for wanted in saved.descriptors() {
+        let found = inherited.get(wanted.number);
+        if !found.is_some_and(|fd| is_what_was_saved(fd, wanted)) {
+            let number = wanted.number;
+            return Err(lost(format!("descriptor {number} is not what was saved")));
+        }
+    }
+    let mut take = |number| {
+        let taken: Option<OwnedFd> = inherited.take(number);
+        taken.ok_or_else(|| lost(format!("descriptor {number} was saved twice")))
+    };
+    let mut held = BTreeMap::new();
+    for saved in &saved.held {
+        if let Some(tag) = Tag::from_word(saved.tag) {
+            held.insert(tag, take(saved.number)?);
+        }
+    }
+    let mut sockets = BTreeMap::new();
+    for session in &saved.sessions {
+        sockets.insert(session.session, take(session.socket.number)?);
+    }
+    let shared = Shared::take(&mut inherited, role.shared)?;
+    let link = role.link.and_then(|number| inherited.take(number));
+    drop(inherited);
+    let beginning = Beginning {
+        shared,
+        held,
+        link,
+        original: role.original,
+        resumption: Some(Resumption { saved, sockets }),
+    };
+    serve(ground, beginning, &mut None)
+}
+
+/// What a kernel begins with.
+struct Beginning {
+    shared: Shared,
+    held: BTreeMap<Tag, OwnedFd>,
+    link: Option<OwnedFd>,
+    original: Original,
+    resumption: Option<Resumption>,
+}
+
+/// A kernel without a guard.
+pub(super) fn alone(
+    ground: &Ground,
+    shared: Shared,
+    original: Original,
+    promise: &mut Option<Promise>,
+) -> Result<Exit, StartError> {
+    let beginning = Beginning {
+        shared,
+        held: BTreeMap::new(),
+        link: None,
+        original,
+        resumption: None,
+    };
+    serve(ground, beginning, promise)
+}
+
+fn serve(
+    ground: &Ground,
+    beginning: Beginning,
+    promise: &mut Option<Promise>,
+) -> Result<Exit, StartError> {
+    let Beginning {
+        shared,
+        mut held,
+        link,
+        original,
+        resumption,
+    } = beginning;
+    let Ground {
+        options,
+        runtime_dir,
+        origin,
+    } = ground;
+    // Before the title, which overwrites the arguments.
+    let image = Image::of_this_process(origin).map_err(system("find its own program"))?;
+    let installed = installed_path(resumption.as_ref());
+    let title = take_over_title().ok();
+    become_subreaper().map_err(system("adopt orphaned descendants"))?;
+    let uid = nix::unistd::geteuid().as_raw();
+    let guests = Guests::new(uid, &options.allow_user).map_err(StartError::User)?;
+    let permissions = permissions(ground)?;
+    let signals = own::signals().map_err(system("wait for signals"))?;
+    let mut log = stderr_log()?;
+    let has_guard = link.is_some();
+    arm(Victim::Kernel(shared.memory.epoch().0.saturating_add(1)));
+    let is_first = shared.memory.epoch().0 == 0;
+    let listens = options.addresses(origin);
+    let listeners = open_all(runtime_dir, &listens, permissions, &mut held, |missing| {
+        log.line(now_ns(), &missing);
+    })?;
+    if is_first {
+        for listener in &listeners {
+            log.line(now_ns(), &format!("listening on {}", listener.address));
+        }
+    }
+    if let Some(listener) = listeners.first() {
+        let path = listener.address.to_string();
+        let path = path.strip_prefix("unix:").unwrap_or(&path);
+        log.line(
+            now_ns(),
+            &format!("kingpole-kernel {RELEASE} serves {path}"),
+        );
+    }
+    let about = About {
+        release: RELEASE.to_owned(),
+        pid: std::process::id().cast_signed(),
+        guard_pid: if has_guard {
+            shared.memory.guard_pid()
+        } else {
+            0
+        },
+        uid,
+        gid: nix::unistd::getegid().as_raw(),
+        generation: resumption
+            .as_ref()
+            .map_or(1, |r| r.saved.head.generation.saturating_add(1)),
+        descriptors_limit: own::descriptors_limit()
+            .map_err(system("ask for the descriptor limit"))?,
+        original_limits: own::original_limits(&original),
+        instance: instance(),
+        started_ns: now_ns(),
+        ..About::default()
+    };
+    let detail = if options.debug {
+        Detail::Debug
+    } else {
+        Detail::Normal
+    };
+    let parts = Parts {
+        about,
+        listeners,
+        guests,
+        signals,
+        log,
+        detail,
+        title,
+        link,
+        heirloom: Some(Heirloom {
+            image,
+            installed,
+            original,
+            lock: shared.lock,
+            ended: shared.ended,
+        }),
+        resumption,
+    };
+    let succession = if parts.resumption.is_some() {
+        Succession::Upgrade
+    } else {
+        Succession::Crash
+    };
+    let inheritance = Inheritance {
+        state: shared.memory,
+        journal: shared.journal,
+        bounce: shared.bounce,
+        held,
+    };
+    let (kernel, _) = Kernel::adopt(parts, inheritance, succession).map_err(StartError::Loop)?;
+    let started = || {
+        if let Some(promise) = promise.take() {
+            promise.keep(Exit::Done as u8);
+        }
+        if !has_guard {
+            notify("READY=1");
+        }
+        release_unused_code();
+    };
+    kernel.run(started).map_err(StartError::Ended)?;
+    Ok(Exit::Done)
+}
+
+/// Where the program that runs was found. Linux appends a word when it is not there any more.
+fn installed_path(resumption: Option<&Resumption>) -> PathBuf {
+    if let Some(resumption) = resumption {
+        return PathBuf::from(&resumption.saved.head.path);
+    }
+    let path = std::fs::read_link("/proc/self/exe").unwrap_or_default();
+    let text = path.to_string_lossy();
+    PathBuf::from(text.strip_suffix(" (deleted)").unwrap_or(&text))
+}
+
+/// Users other than the owner can only reach the socket if they may pass the directory.
+fn permissions(ground: &Ground) -> Result<Permissions, StartError> {
+    if ground.options.allow_user.is_empty() {
+        return Ok(Permissions::Owner);
+    }
+    let directory = &ground.runtime_dir;
+    let io = |source| StartError::Io {
+        path: directory.clone(),
+        source,
+    };
+    let mode = std::fs::metadata(directory).map_err(io)?.mode() & 0o777;
+    let passable = std::fs::Permissions::from_mode(mode | 0o011);
+    std::fs::set_permissions(directory, passable).map_err(io)?;
+    Ok(Permissions::Everybody)
+}
+
+/// Tells a fresh state from every other: random, and never 0.
+fn instance() -> u64 {
+    let mut bytes = [0; 8];
+    let read = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
+    let random = match read {
+        Ok(()) => u64::from_ne_bytes(bytes),
+        Err(_) => now_ns() ^ u64::from(std::process::id()).rotate_left(40),
+    };
+    random.max(1)
+}

@@ -1,0 +1,70 @@
+//! Starting a program of ours from its descriptor, with exactly the descriptors it shall have.
+
+use std::ffi::CString;
+use std::os::fd::BorrowedFd;
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, FcntlArg, FdFlag, fcntl};
+use nix::unistd::{ForkResult, execveat, fork};
+
+use super::daemon::check_single_thread;
+
+/// Whether descriptors stay open through exec.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inherit {
+    /// They do.
+    Yes,
+    /// They are closed.
+    No,
+}
+
+/// What a program that could not be executed ends with: `Exit::System`.
+const NOT_EXECUTED: i32 = 71;
+
+/// Sets or clears close-on-exec on each. Goes on after a failure and gives the first.
+///
+/// # Errors
+/// A descriptor is not open.
+pub fn set_inherited(fds: &[BorrowedFd<'_>], inherit: Inherit) -> Result<(), Errno> {
+    let flag = match inherit {
+        Inherit::Yes => FdFlag::empty(),
+        Inherit::No => FdFlag::FD_CLOEXEC,
+    };
+    // All of them, whatever becomes of one.
+    let mut result = Ok(());
+    for fd in fds {
+        let set = fcntl(fd, FcntlArg::F_SETFD(flag)).map(drop);
+        result = result.and(set);
+    }
+    result
+}
+
+/// Starts `binary` in a copy of this process, which keeps `kept` and everything that is not
+/// close-on-exec. Gives its pid.
+///
+/// # Errors
+/// No process can be made, or there are threads (`EDEADLK`).
+pub fn fork_exec(
+    binary: BorrowedFd<'_>,
+    arguments: &[CString],
+    environment: &[CString],
+    kept: &[BorrowedFd<'_>],
+) -> Result<i32, Errno> {
+    check_single_thread()?;
+    // SAFETY: there is one thread (checked), so the copy may do anything.
+    match unsafe { fork()? } {
+        ForkResult::Parent { child } => return Ok(child.as_raw()),
+        ForkResult::Child => {}
+    }
+    let result = set_inherited(kept, Inherit::Yes);
+    let error = match result {
+        Ok(()) => match execveat(binary, c"", arguments, environment, AtFlags::AT_EMPTY_PATH) {
+            Ok(never) => match never {},
+            Err(cause) => cause,
+        },
+        Err(cause) => cause,
+    };
+    eprintln!("kingpole-kernel: cannot start the kernel: {}", error.desc());
+    // SAFETY: ends the copy at once: nothing of the original may be run down in it.
+    unsafe { libc::_exit(NOT_EXECUTED) }
+}
