@@ -1,0 +1,224 @@
+//! What all verbs share that change watchers: which ones, whether to wait, and how the answer is
+//! shown.
+
+use std::path::Path;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::client::{ManagerClient, Patience};
+use super::exit::Exit;
+use super::failure::{Failure, Outcome};
+use super::{print, print_json};
+use crate::command::{Answer, Command, Matching, Selection, Wait, WatcherOutcome, WatcherResult};
+use crate::engine::Pid;
+
+/// Which watchers.
+#[derive(Debug, Args)]
+pub(super) struct Watchers {
+    /// Names of watchers, or patterns such as 'web*'; all when none is given
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+}
+
+impl Watchers {
+    pub(super) fn selection(self) -> Selection {
+        Selection {
+            watchers: self.names,
+            matching: Matching::Glob,
+        }
+    }
+
+    pub(super) fn names(&self) -> &[String] {
+        &self.names
+    }
+}
+
+/// Which watchers, where "all" would too easily be a mistake.
+#[derive(Debug, Args)]
+pub(super) struct SomeWatchers {
+    /// Names of watchers, or patterns such as 'web*'
+    #[arg(value_name = "NAME", required = true)]
+    names: Vec<String>,
+}
+
+impl SomeWatchers {
+    pub(super) fn selection(self) -> Selection {
+        Selection {
+            watchers: self.names,
+            matching: Matching::Glob,
+        }
+    }
+}
+
+/// Whether to wait.
+#[derive(Clone, Copy, Debug, Args)]
+pub(super) struct Waiting {
+    /// Wait until it is done
+    #[arg(long)]
+    wait: bool,
+    /// Wait at most so long: 10, 1.5s, 500ms, 2m (implies --wait); exit code 5 when it takes longer
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    timeout: Option<Duration>,
+    /// Print the answer as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Waiting {
+    pub(super) fn wait(&self) -> Wait {
+        Wait::from(self.wait || self.timeout.is_some())
+    }
+
+    fn patience(&self) -> Patience {
+        match (self.timeout, self.wait) {
+            (Some(limit), _) => Patience::For(limit),
+            (None, true) => Patience::Endless,
+            (None, false) => Patience::Usual,
+        }
+    }
+}
+
+/// A time as people write it; a number alone counts seconds.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let at = text
+        .find(|c: char| c.is_ascii_alphabetic())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(at);
+    let factor = match unit {
+        "" | "s" => 1.0,
+        "ms" => 0.001,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(format!("unknown unit {unit:?}; use ms, s, m or h")),
+    };
+    let number: f64 = number
+        .parse()
+        .map_err(|_| "a number is needed, such as 10s".to_owned())?;
+    Duration::try_from_secs_f64(number * factor).map_err(|error| error.to_string())
+}
+
+/// Sends a command and shows its answer.
+pub(super) fn send(command: &Command, waiting: &Waiting, dir: &Path) -> Outcome {
+    let client = ManagerClient::new(dir)?;
+    let value = client.command_value(command, waiting.patience())?;
+    let answer: Answer = serde_json::from_value(value.clone()).map_err(|error| {
+        Failure::failed(format!("the manager's answer is not understood: {error}"))
+    })?;
+    if waiting.json {
+        print_json(&value)?;
+    } else {
+        print(&describe(&answer))?;
+    }
+    Ok(verdict(&answer))
+}
+
+/// The exit code of an answer.
+fn verdict(answer: &Answer) -> Exit {
+    let Answer::Changed { watchers } = answer else {
+        return Exit::Done;
+    };
+    let failed = watchers
+        .iter()
+        .filter(|w| w.result == WatcherResult::Failed)
+        .count();
+    let superseded = watchers
+        .iter()
+        .any(|w| w.result == WatcherResult::Superseded);
+    if failed == 0 && !superseded {
+        Exit::Done
+    } else if failed == watchers.len() {
+        Exit::Failed
+    } else {
+        Exit::Unfinished
+    }
+}
+
+fn describe(answer: &Answer) -> String {
+    match answer {
+        Answer::Changed { watchers } if watchers.is_empty() => "nothing to do\n".to_owned(),
+        Answer::Changed { watchers } => watchers.iter().map(describe_watcher).collect(),
+        Answer::Signaled { pids } if pids.is_empty() => "no process to signal\n".to_owned(),
+        Answer::Signaled { pids } => format!("signalled: {}\n", list(pids)),
+        Answer::Leaving => "the manager leaves\n".to_owned(),
+        Answer::Status(_) | Answer::List { .. } => String::new(),
+    }
+}
+
+fn describe_watcher(outcome: &WatcherOutcome) -> String {
+    let result = match outcome.result {
+        WatcherResult::Accepted => "accepted",
+        WatcherResult::Done => "done",
+        WatcherResult::Failed => "failed",
+        WatcherResult::Superseded => "superseded by a later command",
+        WatcherResult::Unchanged => "unchanged",
+    };
+    let mut text = format!("{}: {result}", outcome.watcher);
+    if let Some(reason) = &outcome.reason {
+        text.push_str(": ");
+        text.push_str(reason);
+    }
+    let numbers = outcome.numprocesses;
+    text.push_str(&format!(" ({numbers} wanted"));
+    for (what, pids) in [
+        ("started", &outcome.started),
+        ("stopped", &outcome.stopped),
+        ("kept", &outcome.kept),
+    ] {
+        if !pids.is_empty() {
+            text.push_str(&format!("; {what} {}", list(pids)));
+        }
+    }
+    text.push_str(")\n");
+    text
+}
+
+fn list(pids: &[Pid]) -> String {
+    let pids: Vec<String> = pids.iter().map(Pid::to_string).collect();
+    pids.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(result: WatcherResult) -> WatcherOutcome {
+        WatcherOutcome {
+            watcher: "web".into(),
+            result,
+            reason: None,
+            numprocesses: 3,
+            started: vec![Pid(7), Pid(8)],
+            stopped: vec![],
+            kept: vec![Pid(6)],
+        }
+    }
+
+    #[test]
+    fn one_failure_among_many_is_partly_done() {
+        let changed = |results: &[WatcherResult]| Answer::Changed {
+            watchers: results.iter().map(|result| outcome(*result)).collect(),
+        };
+        use WatcherResult::{Accepted, Done, Failed, Superseded, Unchanged};
+        assert_eq!(verdict(&changed(&[Done, Accepted, Unchanged])), Exit::Done);
+        assert_eq!(verdict(&changed(&[Done, Failed])), Exit::Unfinished);
+        assert_eq!(verdict(&changed(&[Failed, Failed])), Exit::Failed);
+        assert_eq!(verdict(&changed(&[Superseded])), Exit::Unfinished);
+        assert_eq!(verdict(&changed(&[])), Exit::Done);
+        assert_eq!(
+            describe_watcher(&outcome(Done)),
+            "web: done (3 wanted; started 7 8; kept 6)\n"
+        );
+    }
+
+    #[test]
+    fn times_are_read_as_people_write_them() {
+        assert_eq!(parse_duration("10"), Ok(Duration::from_secs(10)));
+        assert_eq!(parse_duration("1.5s"), Ok(Duration::from_millis(1500)));
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
+        for wrong in ["", "s", "-1", "1y", "inf", "1e999"] {
+            parse_duration(wrong).unwrap_err();
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! The exit codes of `kingpole` and `kingpole-manager`. They are permanent: scripts depend on them.
+
+use std::process::ExitCode;
+
+/// How a command went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Exit {
+    /// It is done.
+    Done = 0,
+    /// It failed, or was refused.
+    Failed = 1,
+    /// It was not understood (also what clap exits with).
+    Usage = 2,
+    /// What it is for does not run.
+    NotRunning = 3,
+    /// What it is for runs, perhaps, but cannot be reached.
+    CannotReach = 4,
+    /// It took too long, or was done in part.
+    Unfinished = 5,
+}
+
+/// For `--help`.
+pub const HELP: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 not running, 4 cannot reach, \
+                        5 timed out or partly done.";
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}

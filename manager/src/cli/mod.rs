@@ -1,0 +1,156 @@
+//! The `kingpole` command: one file per verb, and what they share. It holds no policy: it asks the
+//! manager, or the process kernel where no manager is needed, and shows the answers.
+
+mod change;
+mod check;
+pub mod client;
+pub mod daemon;
+mod decr;
+mod detach;
+pub mod exit;
+pub mod failure;
+mod incr;
+mod kernel;
+mod list;
+mod logs;
+mod quit;
+mod reload;
+mod restart;
+mod run;
+mod signal;
+mod start;
+mod status;
+mod stop;
+pub mod table;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use self::client::directory;
+use self::exit::{Exit, HELP};
+use self::failure::{Failure, Outcome};
+
+/// Supervises programs that outlive their supervisor.
+#[derive(Debug, Parser)]
+#[command(name = "kingpole", version, after_help = HELP, propagate_version = true)]
+struct Cli {
+    /// Where kernel.sock and manager.sock are [default: $KINGPOLE_RUNTIME_DIR, else /run/kingpole
+    /// for root, else $XDG_RUNTIME_DIR/kingpole, else /tmp/kingpole-UID]
+    #[arg(long, global = true, value_name = "DIR")]
+    runtime_dir: Option<PathBuf>,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run a configuration in the foreground and show what its programs write
+    Run(run::Arguments),
+    /// Check a configuration and say what is understood; nothing is started
+    Check(check::Arguments),
+    /// Show watchers and their processes
+    Status(status::Arguments),
+    /// Print the names of watchers
+    List(list::Arguments),
+    /// Show what the processes wrote
+    Logs(logs::Arguments),
+    /// Start watchers
+    Start(start::Arguments),
+    /// Stop watchers; they stay stopped until they are started
+    Stop(stop::Arguments),
+    /// Stop all processes of watchers and start them again
+    Restart(restart::Arguments),
+    /// Replace the processes of watchers without an interruption
+    Reload(reload::Arguments),
+    /// Run more processes of watchers
+    Incr(incr::Arguments),
+    /// Run fewer processes of watchers
+    Decr(decr::Arguments),
+    /// Send a signal to the processes of watchers
+    Signal(signal::Arguments),
+    /// End the manager and what is not use_papa; the rest runs on
+    Quit(quit::Arguments),
+    /// End the manager only; everything runs on
+    Detach(detach::Arguments),
+    /// Look at the process kernel itself
+    Kernel(kernel::Arguments),
+}
+
+/// The `kingpole` program.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let dir = directory(cli.runtime_dir.as_deref());
+    let outcome = match cli.verb {
+        Verb::Run(arguments) => run::run(arguments, &dir),
+        Verb::Check(arguments) => check::run(&arguments),
+        Verb::Status(arguments) => status::run(arguments, &dir),
+        Verb::List(arguments) => list::run(arguments, &dir),
+        Verb::Logs(arguments) => logs::run(&arguments, &dir),
+        Verb::Start(arguments) => start::run(arguments, &dir),
+        Verb::Stop(arguments) => stop::run(arguments, &dir),
+        Verb::Restart(arguments) => restart::run(arguments, &dir),
+        Verb::Reload(arguments) => reload::run(arguments, &dir),
+        Verb::Incr(arguments) => incr::run(arguments, &dir),
+        Verb::Decr(arguments) => decr::run(arguments, &dir),
+        Verb::Signal(arguments) => signal::run(arguments, &dir),
+        Verb::Quit(arguments) => quit::run(&arguments, &dir),
+        Verb::Detach(arguments) => detach::run(&arguments, &dir),
+        Verb::Kernel(arguments) => kernel::run(&arguments, &dir),
+    };
+    conclude(outcome)
+}
+
+/// Says what went wrong and gives the exit code.
+#[must_use]
+pub fn conclude(outcome: Outcome) -> ExitCode {
+    match outcome {
+        Ok(exit) => exit.into(),
+        Err(Failure { exit, message }) => {
+            if let Some(message) = message {
+                // With standard error gone there is nobody to tell.
+                let _ = writeln!(std::io::stderr(), "kingpole: {message}");
+            }
+            exit.into()
+        }
+    }
+}
+
+/// Writes to standard output; a closed pipe is told apart by [`Failure`].
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    Ok(out.flush()?)
+}
+
+/// Writes JSON for programs.
+fn print_json(value: &impl serde::Serialize) -> Result<Exit, Failure> {
+    let mut text = serde_json::to_string_pretty(value)
+        .map_err(|error| Failure::failed(format!("the answer cannot be written: {error}")))?;
+    text.push('\n');
+    print(&text)?;
+    Ok(Exit::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_tells_the_exit_codes() {
+        let help = Cli::command().render_help().to_string();
+        assert!(
+            help.contains("3 not running") && help.contains("runtime-dir"),
+            "{help}"
+        );
+    }
+}

@@ -1,0 +1,253 @@
+//! The one vocabulary in which the manager is asked for things. HTTP, ZeroMQ and the `kingpole`
+//! command translate into it and out of it; the engine alone decides what it means.
+//!
+//! As JSON a command is an object with its verb under `command` and its arguments beside it:
+//! `{"command": "restart", "watchers": ["web*"], "wait": true}`. Arguments with a default may be
+//! left out, unknown ones are ignored.
+
+pub mod response;
+
+use serde::{Deserialize, Serialize};
+
+pub use response::{
+    Answer, KernelLink, ProcessState, ProcessStatus, Refusal, RefusalKind, Response, SocketState,
+    SocketStatus, StatusReport, WatcherOutcome, WatcherResult, WatcherState, WatcherStatus,
+};
+
+use crate::engine::SignalTarget;
+
+/// Something the manager is asked for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "lowercase")]
+pub enum Command {
+    /// Start watchers. All of them means those with `autostart`.
+    Start(Change),
+    /// Stop watchers; they stay stopped until they are started, also across managers.
+    Stop(Change),
+    /// Stop all processes of watchers, then start them again.
+    Restart(Change),
+    /// Replace the processes of watchers without an interruption.
+    Reload(Reload),
+    /// Raise the number of processes.
+    Incr(Step),
+    /// Lower the number of processes.
+    Decr(Step),
+    /// Set the number of processes.
+    Scale(Scale),
+    /// Send a signal to processes.
+    Signal(SignalRequest),
+    /// Stop single processes; they are replaced.
+    Kill(KillRequest),
+    /// Everything about watchers and their processes.
+    Status(Selection),
+    /// Names of watchers.
+    List(Selection),
+    /// Stop what is not `use_papa` and leave; the rest runs on.
+    Quit(End),
+    /// Leave; everything runs on.
+    Detach(End),
+    /// Stop everything of ours, then the kernel, and leave.
+    Shutdown(End),
+}
+
+impl Command {
+    /// The verb, as people write it.
+    #[must_use]
+    pub const fn verb(&self) -> &'static str {
+        match self {
+            Self::Start(_) => "start",
+            Self::Stop(_) => "stop",
+            Self::Restart(_) => "restart",
+            Self::Reload(_) => "reload",
+            Self::Incr(_) => "incr",
+            Self::Decr(_) => "decr",
+            Self::Scale(_) => "scale",
+            Self::Signal(_) => "signal",
+            Self::Kill(_) => "kill",
+            Self::Status(_) => "status",
+            Self::List(_) => "list",
+            Self::Quit(_) => "quit",
+            Self::Detach(_) => "detach",
+            Self::Shutdown(_) => "shutdown",
+        }
+    }
+}
+
+/// When a command that changes something is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "bool", into = "bool")]
+pub enum Wait {
+    /// As soon as it is remembered and will be done (`false`).
+    #[default]
+    No,
+    /// When it is done, or cannot be (`true`).
+    Done,
+}
+
+impl From<bool> for Wait {
+    fn from(wait: bool) -> Self {
+        if wait { Self::Done } else { Self::No }
+    }
+}
+
+impl From<Wait> for bool {
+    fn from(wait: Wait) -> Self {
+        match wait {
+            Wait::No => false,
+            Wait::Done => true,
+        }
+    }
+}
+
+/// Which watchers are meant. Letters match in either case.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Selection {
+    /// Names or patterns, each of which must match something; empty for all watchers.
+    #[serde(default)]
+    pub watchers: Vec<String>,
+    /// How they are read.
+    #[serde(default, rename = "match")]
+    pub matching: Matching,
+}
+
+impl Selection {
+    /// One watcher by its exact name.
+    #[must_use]
+    pub fn one(name: &str) -> Self {
+        Self {
+            watchers: vec![name.to_owned()],
+            matching: Matching::Simple,
+        }
+    }
+}
+
+/// How a name in a selection is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Matching {
+    /// As a pattern of `*`, `?`, `[abc]`, `[!abc]` for the whole name.
+    #[default]
+    Glob,
+    /// As the whole name.
+    Simple,
+}
+
+/// Arguments of start, stop and restart.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// Which watchers.
+    #[serde(flatten)]
+    pub selection: Selection,
+    /// When to answer.
+    #[serde(default)]
+    pub wait: Wait,
+}
+
+/// Arguments of reload.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reload {
+    /// Which watchers.
+    #[serde(flatten)]
+    pub selection: Selection,
+    /// How.
+    #[serde(default)]
+    pub method: ReloadMethod,
+    /// When to answer.
+    #[serde(default)]
+    pub wait: Wait,
+}
+
+/// How processes are replaced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReloadMethod {
+    /// All new ones are started, then the old ones are stopped. A watcher with `send_hup` gets
+    /// SIGHUP instead.
+    #[default]
+    Graceful,
+    /// One after the other: stop an old one, start its successor.
+    Sequential,
+    /// All old ones are stopped, then new ones started: a restart.
+    Terminate,
+}
+
+/// Arguments of incr and decr.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// Which watchers.
+    #[serde(flatten)]
+    pub selection: Selection,
+    /// By how many processes.
+    #[serde(default = "one")]
+    pub by: u32,
+    /// When to answer.
+    #[serde(default)]
+    pub wait: Wait,
+}
+
+const fn one() -> u32 {
+    1
+}
+
+/// Arguments of scale.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scale {
+    /// Which watchers.
+    #[serde(flatten)]
+    pub selection: Selection,
+    /// How many processes each shall have.
+    pub numprocesses: u32,
+    /// When to answer.
+    #[serde(default)]
+    pub wait: Wait,
+}
+
+/// Arguments of signal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignalRequest {
+    /// Which watchers.
+    #[serde(flatten)]
+    pub selection: Selection,
+    /// Signal number.
+    pub signal: i32,
+    /// Only the process with this pid.
+    #[serde(default)]
+    pub pid: Option<u32>,
+    /// Only the process of this worker id.
+    #[serde(default)]
+    pub worker: Option<u32>,
+    /// How wide it is spread from each process.
+    #[serde(default)]
+    pub target: SignalTarget,
+}
+
+/// Arguments of kill.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KillRequest {
+    /// Which watchers.
+    #[serde(flatten)]
+    pub selection: Selection,
+    /// Only the process with this pid.
+    #[serde(default)]
+    pub pid: Option<u32>,
+    /// Only the process of this worker id.
+    #[serde(default)]
+    pub worker: Option<u32>,
+    /// Signal instead of the watcher's `stop_signal`.
+    #[serde(default)]
+    pub signal: Option<i32>,
+    /// Milliseconds instead of the watcher's `graceful_timeout`.
+    #[serde(default)]
+    pub graceful_timeout_ms: Option<u64>,
+    /// When to answer.
+    #[serde(default)]
+    pub wait: Wait,
+}
+
+/// Arguments of quit, detach and shutdown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// When to answer.
+    #[serde(default)]
+    pub wait: Wait,
+}

@@ -1,0 +1,131 @@
+//! What holds when a key is not written. The numbers are Circus's, except those marked as ours.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::model::{
+    Backoff, EnvironmentBase, GlobalSettings, IpVersion, Location, RetryLimit, SignalNumber,
+    SocketAddress, SocketConfig, SocketKind, StreamConfig, WatcherConfig,
+};
+
+/// Default of `buffer_bytes` (ours): the 2 MB that Papa's manual promised.
+pub const BUFFER_BYTES: u64 = 2 * 1024 * 1024;
+
+/// Default spacing of respawns (ours): at once, then 0.1 s doubling up to half a minute.
+pub const BACKOFF: Backoff = Backoff {
+    min: Duration::from_millis(100),
+    max: Duration::from_secs(30),
+    reset_after: Duration::from_secs(10),
+};
+
+/// Default socket backlog.
+pub const BACKLOG: u32 = 2048;
+
+/// Default umask of unix sockets: Circus's decimal 8.
+pub const SOCKET_UMASK: u32 = 8;
+
+/// Default time format of FancyStdoutStream.
+pub const FANCY_TIME_FORMAT: &str = "%Y-%m-%d %H:%M:%S";
+
+impl Default for GlobalSettings {
+    fn default() -> Self {
+        Self {
+            check_delay: Duration::from_secs(5),
+            warmup_delay: Duration::ZERO,
+            umask: None,
+            pidfile: None,
+            loglevel: None,
+            logoutput: None,
+            loggerconfig: None,
+            endpoint: None,
+            pubsub_endpoint: None,
+            stats_endpoint: None,
+            multicast_endpoint: None,
+            endpoint_owner: None,
+            statsd: false,
+            httpd: false,
+            httpd_host: "localhost".to_owned(),
+            httpd_port: 8080,
+            debug: false,
+            fqdn_prefix: None,
+            papa_endpoint: None,
+            other: BTreeMap::new(),
+        }
+    }
+}
+
+impl WatcherConfig {
+    /// A watcher of which only the name is written.
+    #[must_use]
+    pub fn with_defaults(name: &str, origin: Location) -> Self {
+        Self {
+            name: name.to_owned(),
+            origin,
+            written_at: BTreeMap::new(),
+            cmd: String::new(),
+            args: String::new(),
+            executable: None,
+            shell: false,
+            shell_args: None,
+            numprocesses: 1,
+            warmup_delay: Duration::ZERO,
+            priority: 0,
+            singleton: false,
+            respawn: true,
+            autostart: true,
+            on_demand: false,
+            max_retry: RetryLimit::Attempts(5),
+            backoff: BACKOFF,
+            max_age: None,
+            max_age_variance: Duration::from_secs(30),
+            graceful_timeout: Duration::from_secs(30),
+            stop_signal: SignalNumber::TERM,
+            stop_children: false,
+            send_hup: false,
+            working_dir: None,
+            uid: None,
+            gid: None,
+            environment: BTreeMap::new(),
+            environment_base: EnvironmentBase::Empty,
+            copy_path: false,
+            virtualenv: None,
+            virtualenv_py_ver: None,
+            rlimits: BTreeMap::new(),
+            use_sockets: false,
+            stdin_socket: None,
+            close_child_stdin: true,
+            close_child_stdout: false,
+            close_child_stderr: false,
+            stdout_stream: StreamConfig::Unconfigured,
+            stderr_stream: StreamConfig::Unconfigured,
+            buffer_bytes: BUFFER_BYTES,
+            use_papa: false,
+            hooks: BTreeMap::new(),
+            other: BTreeMap::new(),
+        }
+    }
+}
+
+impl SocketConfig {
+    /// A socket of which only the name is written.
+    #[must_use]
+    pub fn with_defaults(name: &str, origin: Location) -> Self {
+        Self {
+            name: name.to_lowercase(),
+            origin,
+            address: SocketAddress::Inet {
+                host: "localhost".to_owned(),
+                port: 8080,
+                version: IpVersion::V4,
+            },
+            kind: SocketKind::Stream,
+            proto: None,
+            backlog: BACKLOG,
+            interface: None,
+            so_reuseport: false,
+            blocking: false,
+            use_papa: false,
+            other: BTreeMap::new(),
+        }
+    }
+}

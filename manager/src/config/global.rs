@@ -1,0 +1,119 @@
+//! Section `[circus]` (reference, section 5.7).
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::coerce;
+use super::document::{Document, Section};
+use super::keys;
+use super::model::{GlobalSettings, Location, LogLevel};
+use super::section::{Findings, Reader};
+use super::variables::EnvironmentVariables;
+
+/// Reads the section, or gives the defaults when there is none.
+pub(super) fn read(
+    document: &Document,
+    main_file: &str,
+    variables: &EnvironmentVariables,
+    findings: &mut Findings,
+) -> GlobalSettings {
+    let absent;
+    let section = match document.section("circus") {
+        Some(section) => section,
+        None => {
+            absent = Section::new("circus".to_owned(), Location::new(main_file, 1, 1));
+            &absent
+        }
+    };
+    let mut reader = Reader::new(
+        "[circus]".to_owned(),
+        section,
+        keys::CIRCUS,
+        variables,
+        findings,
+    );
+    let defaults = GlobalSettings::default();
+    let stats_endpoint = reader.some_text("stats_endpoint");
+    let settings = GlobalSettings {
+        check_delay: check_delay(&mut reader, defaults.check_delay),
+        warmup_delay: reader.whole_seconds("warmup_delay", defaults.warmup_delay),
+        umask: reader.parsed("umask", "an octal mask such as 022", coerce::octal),
+        pidfile: reader.some_text("pidfile").map(PathBuf::from),
+        loglevel: reader.parsed(
+            "loglevel",
+            "one of critical error warning info debug",
+            log_level,
+        ),
+        logoutput: reader.some_text("logoutput"),
+        loggerconfig: reader.some_text("loggerconfig"),
+        endpoint: reader.some_text("endpoint"),
+        pubsub_endpoint: reader.some_text("pubsub_endpoint"),
+        // An endpoint for statistics is of no use without them.
+        statsd: reader.boolean("statsd", false) || stats_endpoint.is_some(),
+        stats_endpoint,
+        multicast_endpoint: reader.some_text("multicast_endpoint"),
+        endpoint_owner: reader.some_text("endpoint_owner"),
+        httpd: reader.boolean("httpd", false),
+        httpd_host: reader
+            .some_text("httpd_host")
+            .unwrap_or(defaults.httpd_host),
+        httpd_port: reader
+            .integer("httpd_port", 0..=i64::from(u16::MAX))
+            .and_then(|port| u16::try_from(port).ok())
+            .unwrap_or(defaults.httpd_port),
+        debug: reader.boolean("debug", false),
+        fqdn_prefix: reader.some_text("fqdn_prefix"),
+        papa_endpoint: reader.some_text("papa_endpoint"),
+        other: BTreeMap::new(),
+    };
+    reader.warn_unsupported(|key| match key {
+        "statsd" => !settings.statsd,
+        "httpd" => !settings.httpd,
+        // Nobody listens there unless the console is on, and then that is what to warn of.
+        "httpd_host" | "httpd_port" => true,
+        "debug" => !settings.debug,
+        _ => false,
+    });
+    if let Some(written) = reader.written("logoutput")
+        && written.value.starts_with("syslog:")
+    {
+        reader.warn(
+            written.entry,
+            "to syslog is not supported yet: the log goes to standard error",
+        );
+    }
+    GlobalSettings {
+        other: reader.unknown(|_| false),
+        ..settings
+    }
+}
+
+/// Circus's own tests switch housekeeping off with a negative period; here exits are noticed
+/// without it, so there is nothing to switch off.
+fn check_delay(reader: &mut Reader<'_>, default: Duration) -> Duration {
+    let negative = reader
+        .written("check_delay")
+        .filter(|w| coerce::float(&w.value).is_some_and(|s| s <= 0.0));
+    match negative {
+        Some(written) => {
+            reader.warn(
+                written.entry,
+                "must be above 0; the default of 5 seconds is used",
+            );
+            default
+        }
+        None => reader.seconds("check_delay", default),
+    }
+}
+
+fn log_level(text: &str) -> Option<LogLevel> {
+    match text.trim().to_lowercase().as_str() {
+        "critical" => Some(LogLevel::Critical),
+        "error" => Some(LogLevel::Error),
+        "warning" | "warn" => Some(LogLevel::Warning),
+        "info" => Some(LogLevel::Info),
+        "debug" => Some(LogLevel::Debug),
+        _ => None,
+    }
+}

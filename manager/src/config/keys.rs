@@ -1,0 +1,616 @@
+//! Every key of every section: its type, default and meaning, and how far it has an effect.
+//!
+//! The one table that the reader, the "did you mean" and the reference in
+//! `docs/configuration.md` share. Knows nothing of values.
+
+/// How far a key has an effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Support {
+    /// As Circus did it.
+    Full,
+    /// A key that Circus does not have.
+    Ours,
+    /// Read and kept; what holds instead, for the warning.
+    NotYet(&'static str),
+    /// Read for the sake of old files, and never anything else; why.
+    Ignored(&'static str),
+}
+
+/// One key.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// The key, or the part before a `*`.
+    pub name: &'static str,
+    /// Type of its value, for people.
+    pub kind: &'static str,
+    /// Default, for people; empty for none.
+    pub default: &'static str,
+    /// What it does.
+    pub meaning: &'static str,
+    /// How far it has an effect.
+    pub support: Support,
+}
+
+impl Key {
+    /// Whether it stands for `written`.
+    #[must_use]
+    pub fn is(&self, written: &str) -> bool {
+        match self.name.strip_suffix('*') {
+            Some(prefix) => written.len() > prefix.len() && written.starts_with(prefix),
+            None => self.name == written,
+        }
+    }
+}
+
+/// The key that stands for `written` in a table.
+#[must_use]
+pub fn find(table: &'static [Key], written: &str) -> Option<&'static Key> {
+    table.iter().find(|key| key.is(written))
+}
+
+const fn key(
+    name: &'static str,
+    kind: &'static str,
+    default: &'static str,
+    meaning: &'static str,
+) -> Key {
+    Key {
+        name,
+        kind,
+        default,
+        meaning,
+        support: Support::Full,
+    }
+}
+
+const fn ours(
+    name: &'static str,
+    kind: &'static str,
+    default: &'static str,
+    meaning: &'static str,
+) -> Key {
+    Key {
+        support: Support::Ours,
+        ..key(name, kind, default, meaning)
+    }
+}
+
+const fn not_yet(
+    name: &'static str,
+    kind: &'static str,
+    default: &'static str,
+    meaning: &'static str,
+    instead: &'static str,
+) -> Key {
+    Key {
+        support: Support::NotYet(instead),
+        ..key(name, kind, default, meaning)
+    }
+}
+
+const fn ignored(name: &'static str, kind: &'static str, why: &'static str) -> Key {
+    Key {
+        support: Support::Ignored(why),
+        ..key(name, kind, "", why)
+    }
+}
+
+const NO_ZEROMQ: &str = "Circus's own clients cannot connect; use the kingpole command";
+const NO_STATISTICS: &str = "no statistics are published";
+const NO_CONSOLE: &str = "there is no web console";
+const NO_PLUGINS: &str = "plugins are not run";
+
+/// Section `[circus]`.
+pub const CIRCUS: &[Key] = &[
+    key(
+        "check_delay",
+        "seconds (float)",
+        "5.0",
+        "period of housekeeping, such as expiry by age",
+    ),
+    key(
+        "warmup_delay",
+        "seconds (int)",
+        "0",
+        "pause after each watcher when several are started",
+    ),
+    key(
+        "umask",
+        "octal",
+        "the manager's",
+        "file mode mask of all children",
+    ),
+    key(
+        "include",
+        "file names, patterns",
+        "",
+        "further files, relative to the main file; what comes first wins, so the main file does",
+    ),
+    key(
+        "include_dir",
+        "directories",
+        "",
+        "directories whose `*.ini` are included after `include`",
+    ),
+    key(
+        "pidfile",
+        "path",
+        "",
+        "where the manager writes its process id",
+    ),
+    key(
+        "loglevel",
+        "critical error warning info debug",
+        "info",
+        "least severe level that is logged",
+    ),
+    key(
+        "logoutput",
+        "`-`, path or `syslog:...`",
+        "standard error",
+        "where the manager's log goes (not yet: syslog)",
+    ),
+    ignored(
+        "loggerconfig",
+        "path",
+        "a logging configuration of Python's, which nothing here reads",
+    ),
+    not_yet(
+        "endpoint",
+        "`tcp:` or `ipc:`",
+        "tcp://127.0.0.1:5555",
+        "control endpoint",
+        NO_ZEROMQ,
+    ),
+    not_yet(
+        "pubsub_endpoint",
+        "`tcp:` or `ipc:`",
+        "tcp://127.0.0.1:5556",
+        "endpoint of events",
+        NO_ZEROMQ,
+    ),
+    not_yet(
+        "stats_endpoint",
+        "`tcp:` or `ipc:`",
+        "tcp://127.0.0.1:5557",
+        "endpoint of statistics; writing it switches them on",
+        NO_STATISTICS,
+    ),
+    not_yet(
+        "multicast_endpoint",
+        "`udp:`",
+        "udp://237.219.251.97:12027",
+        "answers clients that look for a manager",
+        "the manager cannot be discovered",
+    ),
+    not_yet(
+        "endpoint_owner",
+        "user",
+        "",
+        "owner of `ipc:` endpoints",
+        NO_ZEROMQ,
+    ),
+    not_yet(
+        "statsd",
+        "bool",
+        "false",
+        "publishes statistics",
+        NO_STATISTICS,
+    ),
+    not_yet(
+        "httpd",
+        "bool",
+        "false",
+        "serves the web console",
+        NO_CONSOLE,
+    ),
+    not_yet(
+        "httpd_host",
+        "host",
+        "localhost",
+        "where the web console listens",
+        NO_CONSOLE,
+    ),
+    not_yet(
+        "httpd_port",
+        "port",
+        "8080",
+        "where the web console listens",
+        NO_CONSOLE,
+    ),
+    not_yet(
+        "debug",
+        "bool",
+        "false",
+        "debug output of plugins and statistics",
+        NO_PLUGINS,
+    ),
+    ignored("debug_gc", "bool", "a debugging aid for Python's memory"),
+    not_yet(
+        "fqdn_prefix",
+        "text",
+        "",
+        "prefix of the manager's name in events",
+        "no events are published",
+    ),
+    not_yet(
+        "papa_endpoint",
+        "`ipc:` or `tcp:`",
+        "",
+        "address of the process kernel",
+        "the kernel of the runtime directory is used",
+    ),
+    ignored("stream_backend", "text", "Circus has ignored it since 2015"),
+    ignored(
+        "ssh_server",
+        "text",
+        "it belongs on the command line of Circus's clients",
+    ),
+];
+
+/// Section `[watcher:NAME]`, without the options of streams.
+pub const WATCHER: &[Key] = &[
+    key(
+        "cmd",
+        "command line",
+        "required",
+        "what to run; words are split as a shell would",
+    ),
+    key("args", "words", "", "appended to `cmd`"),
+    key(
+        "executable",
+        "path",
+        "",
+        "program to execute instead of the first word of `cmd`",
+    ),
+    key("numprocesses", "int", "1", "how many processes are wanted"),
+    key(
+        "warmup_delay",
+        "seconds (int)",
+        "0",
+        "pause after each spawn",
+    ),
+    key("working_dir", "path", "the manager's", "working directory"),
+    key(
+        "shell",
+        "bool",
+        "false",
+        "runs the words, quoted one by one, below `sh -c`",
+    ),
+    key("shell_args", "words", "", "`$0`, `$1` ... of that shell"),
+    key(
+        "uid",
+        "user name or number",
+        "the kernel's",
+        "user to run as",
+    ),
+    key(
+        "gid",
+        "group name or number",
+        "the user's primary",
+        "group to run as",
+    ),
+    key(
+        "copy_env",
+        "bool",
+        "false",
+        "lays the environment over the manager's own",
+    ),
+    key(
+        "copy_path",
+        "bool",
+        "false",
+        "hands on the manager's PYTHONPATH; needs `copy_env`",
+    ),
+    key(
+        "virtualenv",
+        "path",
+        "",
+        "its `bin` goes first in PATH, its packages first in PYTHONPATH; needs `copy_env`",
+    ),
+    key(
+        "virtualenv_py_ver",
+        "version",
+        "",
+        "such as 3.11: which packages of the virtualenv",
+    ),
+    ignored(
+        "env",
+        "",
+        "has never had an effect: write a section [env:NAME]",
+    ),
+    key(
+        "send_hup",
+        "bool",
+        "false",
+        "reload sends SIGHUP instead of replacing processes",
+    ),
+    key(
+        "stop_signal",
+        "signal",
+        "TERM",
+        "asks a process to stop; `TERM`, `sigterm`, `15`, `rtmin+1`",
+    ),
+    key(
+        "stop_children",
+        "bool",
+        "false",
+        "stopping also signals all descendants",
+    ),
+    key(
+        "graceful_timeout",
+        "seconds (float)",
+        "30",
+        "time to stop before SIGKILL",
+    ),
+    key(
+        "max_retry",
+        "int",
+        "5",
+        "failed starts in a row before giving up; -1 for never",
+    ),
+    key(
+        "priority",
+        "int",
+        "0",
+        "higher ones start first and stop last",
+    ),
+    key("singleton", "bool", "false", "never more than one process"),
+    key(
+        "use_sockets",
+        "bool",
+        "false",
+        "hands on all managed sockets",
+    ),
+    not_yet(
+        "on_demand",
+        "bool",
+        "false",
+        "started by the first connection",
+        "it is started with the others",
+    ),
+    key(
+        "max_age",
+        "seconds (int)",
+        "0",
+        "age at which a process is replaced; 0 for never",
+    ),
+    key(
+        "max_age_variance",
+        "seconds (int)",
+        "30",
+        "random addition to `max_age`",
+    ),
+    key("respawn", "bool", "true", "replaces processes that end"),
+    key("autostart", "bool", "true", "started with the manager"),
+    key(
+        "stdin_socket",
+        "socket name",
+        "",
+        "socket that is the processes' standard input",
+    ),
+    key(
+        "close_child_stdin",
+        "bool",
+        "true",
+        "standard input is `/dev/null` (it always is)",
+    ),
+    key(
+        "close_child_stdout",
+        "bool",
+        "false",
+        "discards standard output",
+    ),
+    key(
+        "close_child_stderr",
+        "bool",
+        "false",
+        "discards standard error",
+    ),
+    key(
+        "rlimit_*",
+        "int, empty for infinity",
+        "the kernel's",
+        "resource limit, soft and hard",
+    ),
+    not_yet(
+        "hooks.*",
+        "`dotted.path[, bool]`",
+        "",
+        "function called at a step of the life cycle",
+        "it is not called",
+    ),
+    key(
+        "use_papa",
+        "bool",
+        "false",
+        "`quit` leaves its processes running",
+    ),
+    ignored("check_flapping", "bool", "Circus ignores it as well"),
+    not_yet(
+        "flapping.*",
+        "text",
+        "",
+        "settings of the flapping plugin",
+        NO_PLUGINS,
+    ),
+    ignored("retry_in", "text", "replaced by the back-off settings"),
+    ours(
+        "backoff_min",
+        "seconds (float)",
+        "0.1",
+        "wait before the second respawn in a row, and up to a tenth more",
+    ),
+    ours(
+        "backoff_max",
+        "seconds (float)",
+        "30",
+        "longest wait between respawns",
+    ),
+    ours(
+        "backoff_reset",
+        "seconds (float)",
+        "10",
+        "a process that lived this long was healthy",
+    ),
+    ours(
+        "buffer_bytes",
+        "int",
+        "2097152",
+        "unread output the kernel keeps of one process",
+    ),
+];
+
+/// Options behind `stdout_stream.` and `stderr_stream.`.
+pub const STREAM: &[Key] = &[
+    key(
+        "class",
+        "name",
+        "FileStream",
+        "kind of stream; without it, `filename` is needed",
+    ),
+    key("filename", "path", "", "file to append to"),
+    key(
+        "max_bytes",
+        "int",
+        "0",
+        "size at which the file is rotated; 0 for never",
+    ),
+    key(
+        "backup_count",
+        "int",
+        "0",
+        "how many rotated files are kept",
+    ),
+    key(
+        "time_format",
+        "strftime",
+        "",
+        "puts time and process id before each line",
+    ),
+    key(
+        "rotate_when",
+        "S M H D MIDNIGHT W0..W6",
+        "required",
+        "unit of TimedRotatingFileStream",
+    ),
+    key("rotate_interval", "int", "1", "how many units"),
+    key("utc", "text", "", "any text: times of rotation in UTC"),
+    key("color", "name", "random", "colour of FancyStdoutStream"),
+    ignored("refresh_time", "text", "Circus has deprecated it"),
+];
+
+/// Section `[socket:NAME]`.
+pub const SOCKET: &[Key] = &[
+    key("host", "name or address", "localhost", "where to listen"),
+    key("port", "int", "8080", "0 for one that the system chooses"),
+    key(
+        "path",
+        "path",
+        "",
+        "makes it a unix socket; host and port are ignored",
+    ),
+    key(
+        "family",
+        "AF_INET AF_INET6 AF_UNIX",
+        "AF_INET",
+        "kind of address",
+    ),
+    key(
+        "type",
+        "SOCK_STREAM SOCK_DGRAM SOCK_SEQPACKET",
+        "SOCK_STREAM",
+        "kind of socket",
+    ),
+    not_yet(
+        "proto",
+        "name",
+        "",
+        "protocol",
+        "the usual one of the type is used",
+    ),
+    key(
+        "backlog",
+        "int",
+        "2048",
+        "length of the queue of connections",
+    ),
+    key(
+        "umask",
+        "decimal",
+        "8",
+        "mask of the unix socket's mode; decimal, as in Circus",
+    ),
+    key(
+        "replace",
+        "bool",
+        "false",
+        "an existing socket file; it is replaced in any case",
+    ),
+    key("interface", "name", "", "network interface"),
+    key(
+        "so_reuseport",
+        "bool",
+        "false",
+        "a fresh socket for each process",
+    ),
+    not_yet(
+        "blocking",
+        "bool",
+        "true",
+        "blocking for the children, as it was in Papa",
+        "it is blocking",
+    ),
+    key(
+        "use_papa",
+        "bool",
+        "false",
+        "every socket is held by the process kernel anyway",
+    ),
+];
+
+/// Section `[plugin:NAME]`; all other keys are the plugin's own.
+pub const PLUGIN: &[Key] = &[
+    not_yet("use", "class", "required", "what to run", NO_PLUGINS),
+    not_yet("priority", "int", "1", "as for watchers", NO_PLUGINS),
+];
+
+/// The options of all streams that mean something for a class.
+pub const STREAM_CLASSES: &[(&str, &[&str], Support)] = &[
+    (
+        "FileStream",
+        &["filename", "max_bytes", "backup_count", "time_format"],
+        Support::Full,
+    ),
+    ("StdoutStream", &[], Support::Full),
+    (
+        "WatchedFileStream",
+        &["filename", "time_format"],
+        Support::NotYet("its output is not written to the file"),
+    ),
+    (
+        "TimedRotatingFileStream",
+        &[
+            "filename",
+            "backup_count",
+            "time_format",
+            "rotate_when",
+            "rotate_interval",
+            "utc",
+        ],
+        Support::NotYet("its output is not written to the file"),
+    ),
+    (
+        "FancyStdoutStream",
+        &["color", "time_format"],
+        Support::NotYet("its output is shown without colours"),
+    ),
+    (
+        "QueueStream",
+        &[],
+        Support::NotYet("its output is not queued"),
+    ),
+];
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,45 @@
+//! From the text of a Circus configuration to checked data, and to what changed between two.
+//!
+//! Pure: files come in through a trait, the manager's environment and working directory as
+//! values, and nothing here spawns, opens or looks anything up by itself. The exception is
+//! [`disk`], which does nothing else.
+
+pub mod check;
+mod coerce;
+pub mod command_line;
+pub mod defaults;
+pub mod diagnostic;
+pub mod difference;
+pub mod disk;
+mod document;
+mod environments;
+mod global;
+pub mod ini;
+mod interpret;
+pub mod keys;
+pub mod launch;
+pub mod limits;
+pub mod load;
+pub mod model;
+pub mod pattern;
+mod plugin;
+mod section;
+pub mod signals;
+mod socket;
+mod stream;
+mod suggest;
+mod summary;
+pub mod variables;
+mod watcher;
+pub mod words;
+
+pub use check::{CheckReport, check_report, render_check};
+pub use difference::{Difference, difference};
+pub use disk::load_file;
+pub use launch::{LaunchContext, LaunchError, LaunchSpec, ResolvedIds, launch_spec};
+pub use load::{LoadError, load};
+pub use model::Configuration;
+
+/// What Circus put before the names of its processes and sockets in Papa; kept, so that what an
+/// older manager left behind is recognised.
+pub const KERNEL_NAME_PREFIX: &str = "circus.";

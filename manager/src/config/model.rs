@@ -1,0 +1,613 @@
+//! The checked configuration, as plain data: what the engine, the streams and the shells build on.
+//!
+//! Every value here has been read, defaulted and range-checked. Nothing here knows how the file
+//! was written beyond the place each thing came from, and nothing here touches the system: user
+//! names, programs and paths are as written.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+
+pub use super::diagnostic::{Diagnostic, Location, Severity};
+
+/// A whole configuration: the main file and everything it includes.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Configuration {
+    /// The main file, as it was named.
+    pub path: PathBuf,
+    /// Every file that was read, the main one first, then includes in the order they were read.
+    pub files: Vec<String>,
+    /// Section `[circus]`.
+    pub global: GlobalSettings,
+    /// Sections `[watcher:NAME]`, sorted by name in byte order as Circus does; equal priorities
+    /// keep this order.
+    pub watchers: Vec<WatcherConfig>,
+    /// Sections `[socket:NAME]`, sorted by name in byte order.
+    pub sockets: Vec<SocketConfig>,
+    /// Sections `[plugin:NAME]`, sorted by name in byte order. Read, but not run yet.
+    pub plugins: Vec<PluginConfig>,
+    /// What was written but has no effect, or not the one that was probably meant.
+    pub warnings: Vec<Diagnostic>,
+}
+
+impl Configuration {
+    /// The watcher of that name; the case of letters does not matter.
+    #[must_use]
+    pub fn watcher(&self, name: &str) -> Option<&WatcherConfig> {
+        self.watchers
+            .iter()
+            .find(|watcher| is_same_name(&watcher.name, name))
+    }
+
+    /// The socket of that name; the case of letters does not matter.
+    #[must_use]
+    pub fn socket(&self, name: &str) -> Option<&SocketConfig> {
+        let key = name.to_lowercase();
+        self.sockets.iter().find(|socket| socket.name == key)
+    }
+}
+
+/// Section `[circus]`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct GlobalSettings {
+    /// Period of housekeeping (expiry by age and the like). Exits are noticed at once regardless.
+    #[serde(serialize_with = "as_seconds")]
+    pub check_delay: Duration,
+    /// Pause after each watcher when several are started.
+    #[serde(serialize_with = "as_seconds")]
+    pub warmup_delay: Duration,
+    /// Umask of all children; without it the manager's own at start.
+    pub umask: Option<u32>,
+    /// Where the manager writes its process id.
+    pub pidfile: Option<PathBuf>,
+    /// Least severe level that is logged.
+    pub loglevel: Option<LogLevel>,
+    /// Where the manager's own log goes: `-`, `stdout`, `syslog:...` or a file. Standard error
+    /// when absent.
+    pub logoutput: Option<String>,
+    /// Logging configuration file of Python's; never read.
+    pub loggerconfig: Option<String>,
+    /// ZeroMQ control endpoint, if written. Circus's default is [`DEFAULT_ENDPOINT`].
+    pub endpoint: Option<String>,
+    /// ZeroMQ publishing endpoint, if written. Default [`DEFAULT_PUBSUB_ENDPOINT`].
+    pub pubsub_endpoint: Option<String>,
+    /// ZeroMQ statistics endpoint, if written. Default [`DEFAULT_STATS_ENDPOINT`].
+    pub stats_endpoint: Option<String>,
+    /// UDP discovery endpoint, if written.
+    pub multicast_endpoint: Option<String>,
+    /// User who owns `ipc://` endpoints.
+    pub endpoint_owner: Option<String>,
+    /// Whether statistics are published.
+    pub statsd: bool,
+    /// Whether the web console is served.
+    pub httpd: bool,
+    /// Host of the web console.
+    pub httpd_host: String,
+    /// Port of the web console.
+    pub httpd_port: u16,
+    /// Debugging output of plugins and statistics.
+    pub debug: bool,
+    /// Prefix of the manager's identity in events.
+    pub fqdn_prefix: Option<String>,
+    /// Address of the process kernel: `ipc:/PATH`, `tcp://HOST:PORT` (Circus up to 0.17).
+    pub papa_endpoint: Option<String>,
+    /// Keys of the section that nobody knows, as written.
+    pub other: BTreeMap<String, String>,
+}
+
+/// Circus's control endpoint when none is configured.
+pub const DEFAULT_ENDPOINT: &str = "tcp://127.0.0.1:5555";
+/// Circus's publishing endpoint when none is configured.
+pub const DEFAULT_PUBSUB_ENDPOINT: &str = "tcp://127.0.0.1:5556";
+/// Circus's statistics endpoint when none is configured.
+pub const DEFAULT_STATS_ENDPOINT: &str = "tcp://127.0.0.1:5557";
+
+/// Levels of the manager's own log, most severe first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// Only what stops the manager.
+    Critical,
+    /// What failed.
+    Error,
+    /// What is suspicious.
+    Warning,
+    /// What happens.
+    Info,
+    /// Everything.
+    Debug,
+}
+
+/// A signal number (not zero).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct SignalNumber(pub i32);
+
+impl SignalNumber {
+    /// `SIGTERM`, the stop signal unless another is configured.
+    pub const TERM: Self = Self(15);
+    /// `SIGHUP`, sent by reload with `send_hup`.
+    pub const HUP: Self = Self(1);
+    /// `SIGKILL`, sent when the graceful timeout is over.
+    pub const KILL: Self = Self(9);
+}
+
+/// How often in a row a start may fail before the watcher is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RetryLimit {
+    /// So many attempts.
+    Attempts(u32),
+    /// For ever (`max_retry = -1`); only the back-off slows it.
+    Forever,
+}
+
+/// How respawns are spaced. The first respawn is immediate; each further one of a process that
+/// did not live for `reset_after` waits twice as long as the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Backoff {
+    /// Wait before the second respawn.
+    #[serde(serialize_with = "as_seconds")]
+    pub min: Duration,
+    /// Longest wait.
+    #[serde(serialize_with = "as_seconds")]
+    pub max: Duration,
+    /// A process that lived this long makes the next respawn immediate again.
+    #[serde(serialize_with = "as_seconds")]
+    pub reset_after: Duration,
+}
+
+impl Backoff {
+    /// Wait before a respawn after `failures` short-lived processes in a row; nothing for the
+    /// first, then `min` doubled each time up to `max`.
+    #[must_use]
+    pub fn delay(&self, failures: u32) -> Duration {
+        match failures.checked_sub(2) {
+            None => Duration::ZERO,
+            Some(doublings) => {
+                let factor = 1_u32.checked_shl(doublings).unwrap_or(u32::MAX);
+                self.min
+                    .checked_mul(factor)
+                    .map_or(self.max, |wait| wait.min(self.max))
+            }
+        }
+    }
+}
+
+/// Section `[watcher:NAME]`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct WatcherConfig {
+    /// Name as written, inner and outer spaces included. Look-ups use [`WatcherConfig::key`].
+    pub name: String,
+    /// Place of the section header.
+    pub origin: Location,
+    /// Places of the keys that were written, for messages about them.
+    pub written_at: BTreeMap<String, Location>,
+    /// Command line before variables are replaced and words are split.
+    pub cmd: String,
+    /// Further words, appended to the command line.
+    pub args: String,
+    /// Program to execute instead of the first word, which stays `argv[0]`.
+    pub executable: Option<String>,
+    /// Whether the command runs below `sh -c`.
+    pub shell: bool,
+    /// Further words for the shell: `$0`, `$1` and so on.
+    pub shell_args: Option<String>,
+    /// How many processes are wanted.
+    pub numprocesses: u32,
+    /// Pause after each spawn.
+    #[serde(serialize_with = "as_seconds")]
+    pub warmup_delay: Duration,
+    /// Watchers of higher priority are started first.
+    pub priority: i64,
+    /// At most one process, whatever is asked.
+    pub singleton: bool,
+    /// Whether ended processes are replaced.
+    pub respawn: bool,
+    /// Whether it is started with the manager.
+    pub autostart: bool,
+    /// Started by the first connection to a socket only.
+    pub on_demand: bool,
+    /// How often in a row starting may fail.
+    pub max_retry: RetryLimit,
+    /// Spacing of respawns (ours).
+    pub backoff: Backoff,
+    /// Age at which a process is replaced.
+    #[serde(serialize_with = "as_optional_seconds")]
+    pub max_age: Option<Duration>,
+    /// Random addition to `max_age`, so that processes do not all go at once.
+    #[serde(serialize_with = "as_seconds")]
+    pub max_age_variance: Duration,
+    /// How long a stopping process has before it is killed.
+    #[serde(serialize_with = "as_seconds")]
+    pub graceful_timeout: Duration,
+    /// Signal that asks a process to stop.
+    pub stop_signal: SignalNumber,
+    /// Whether stopping also signals the process's descendants.
+    pub stop_children: bool,
+    /// Whether reload sends SIGHUP instead of replacing processes.
+    pub send_hup: bool,
+    /// Working directory as written; the manager's own when absent.
+    pub working_dir: Option<PathBuf>,
+    /// User name or number as written.
+    pub uid: Option<String>,
+    /// Group name or number as written.
+    pub gid: Option<String>,
+    /// Environment of `[env]` and the `[env:...]` sections that match, variables replaced. With
+    /// [`EnvironmentBase::Manager`] it is laid over the manager's own.
+    #[serde(serialize_with = "names_only")]
+    pub environment: BTreeMap<String, String>,
+    /// What lies below `environment`.
+    pub environment_base: EnvironmentBase,
+    /// Whether PYTHONPATH of the manager is handed on.
+    pub copy_path: bool,
+    /// Python virtual environment whose programs and packages come first.
+    pub virtualenv: Option<PathBuf>,
+    /// Python version of the virtual environment, such as `3.11`.
+    pub virtualenv_py_ver: Option<String>,
+    /// Resource limits, soft and hard alike.
+    pub rlimits: BTreeMap<Resource, LimitValue>,
+    /// Whether processes inherit the managed sockets.
+    pub use_sockets: bool,
+    /// Socket (lower-cased name) that becomes the processes' standard input.
+    pub stdin_socket: Option<String>,
+    /// Whether standard input is `/dev/null`.
+    pub close_child_stdin: bool,
+    /// Whether standard output is discarded.
+    pub close_child_stdout: bool,
+    /// Whether standard error is discarded.
+    pub close_child_stderr: bool,
+    /// Where standard output goes.
+    pub stdout_stream: StreamConfig,
+    /// Where standard error goes.
+    pub stderr_stream: StreamConfig,
+    /// Kernel buffer for unread output of one process (ours).
+    pub buffer_bytes: u64,
+    /// Whether processes outlive `quit`, as those held by Papa did.
+    pub use_papa: bool,
+    /// Hooks by name. Read, but not run yet.
+    pub hooks: BTreeMap<String, HookConfig>,
+    /// Keys that only plugins or nobody knows, as written.
+    pub other: BTreeMap<String, String>,
+}
+
+impl WatcherConfig {
+    /// The name under which it is looked up.
+    #[must_use]
+    pub fn key(&self) -> String {
+        self.name.to_lowercase()
+    }
+
+    /// Name of its process `worker_id` in the kernel, as Circus named it in Papa.
+    #[must_use]
+    pub fn kernel_process_name(&self, worker_id: u32) -> String {
+        format!("{}{}.{worker_id}", super::KERNEL_NAME_PREFIX, self.key())
+    }
+}
+
+/// What lies below a watcher's own environment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EnvironmentBase {
+    /// Nothing: children see only what the file says.
+    Empty,
+    /// The manager's environment (`copy_env`).
+    Manager,
+}
+
+/// What happens to one output of a watcher.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "class")]
+pub enum StreamConfig {
+    /// No stream configured: the output passes through the manager's own standard output or error.
+    Unconfigured,
+    /// Appended to a file that may be rotated by size.
+    File(FileStreamConfig),
+    /// Appended to a file that something else may rotate. Not supported yet.
+    WatchedFile {
+        /// Path of the file.
+        filename: PathBuf,
+        /// strftime format of a time to put before each line.
+        time_format: Option<String>,
+    },
+    /// Appended to a file that is rotated by time. Not supported yet.
+    TimedRotatingFile(TimedRotatingFileStreamConfig),
+    /// Copied to the manager's standard output.
+    Stdout,
+    /// Copied to the manager's standard output with colours and times. Not supported yet.
+    FancyStdout {
+        /// One of Circus's seven colours; a random one when absent.
+        color: Option<String>,
+        /// strftime format of the time.
+        time_format: String,
+    },
+    /// A class of somebody's own, or QueueStream. Not supported.
+    Other {
+        /// The class as written.
+        name: String,
+        /// Its options as written.
+        options: BTreeMap<String, String>,
+    },
+}
+
+/// A plain log file.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct FileStreamConfig {
+    /// Path of the file as written; relative to the manager's working directory.
+    pub filename: PathBuf,
+    /// Size at which it is rotated; `None` for never.
+    pub max_bytes: Option<u64>,
+    /// How many rotated files are kept. With none the file keeps growing, as in Circus.
+    pub backup_count: u32,
+    /// strftime format of a time to put before each line.
+    pub time_format: Option<String>,
+}
+
+/// A log file that is rotated by time.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TimedRotatingFileStreamConfig {
+    /// Path of the file as written.
+    pub filename: PathBuf,
+    /// How many rotated files are kept; zero for all.
+    pub backup_count: u32,
+    /// strftime format of a time to put before each line.
+    pub time_format: Option<String>,
+    /// Unit of the interval, in upper case: S M H D MIDNIGHT W0..W6.
+    pub rotate_when: String,
+    /// How many units.
+    pub rotate_interval: u32,
+    /// Whether times are in UTC.
+    pub utc: bool,
+}
+
+/// A hook as written: `dotted.path[, ignore failures]`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct HookConfig {
+    /// What to call.
+    pub target: String,
+    /// Whether its failures count as success.
+    pub ignore_failure: bool,
+    /// Place of the key.
+    pub origin: Location,
+}
+
+/// A limited resource (setrlimit(2)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Resource {
+    /// Address space.
+    As,
+    /// Core file size.
+    Core,
+    /// CPU seconds.
+    Cpu,
+    /// Data segment.
+    Data,
+    /// File size.
+    Fsize,
+    /// File locks.
+    Locks,
+    /// Locked memory.
+    Memlock,
+    /// POSIX message queues.
+    Msgqueue,
+    /// Nice ceiling.
+    Nice,
+    /// Open files.
+    Nofile,
+    /// Processes of the user.
+    Nproc,
+    /// Resident set (without effect on Linux).
+    Rss,
+    /// Real-time priority.
+    Rtprio,
+    /// Real-time CPU microseconds.
+    Rttime,
+    /// Pending signals.
+    Sigpending,
+    /// Stack.
+    Stack,
+}
+
+impl Resource {
+    /// Every resource, in the order of their names.
+    pub const ALL: [Self; 16] = [
+        Self::As,
+        Self::Core,
+        Self::Cpu,
+        Self::Data,
+        Self::Fsize,
+        Self::Locks,
+        Self::Memlock,
+        Self::Msgqueue,
+        Self::Nice,
+        Self::Nofile,
+        Self::Nproc,
+        Self::Rss,
+        Self::Rtprio,
+        Self::Rttime,
+        Self::Sigpending,
+        Self::Stack,
+    ];
+
+    /// The name behind `rlimit_` and `RLIMIT_`, in lower case.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::As => "as",
+            Self::Core => "core",
+            Self::Cpu => "cpu",
+            Self::Data => "data",
+            Self::Fsize => "fsize",
+            Self::Locks => "locks",
+            Self::Memlock => "memlock",
+            Self::Msgqueue => "msgqueue",
+            Self::Nice => "nice",
+            Self::Nofile => "nofile",
+            Self::Nproc => "nproc",
+            Self::Rss => "rss",
+            Self::Rtprio => "rtprio",
+            Self::Rttime => "rttime",
+            Self::Sigpending => "sigpending",
+            Self::Stack => "stack",
+        }
+    }
+
+    /// The resource of that name, in any case.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|resource| resource.name().eq_ignore_ascii_case(name))
+    }
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Value of a resource limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LimitValue {
+    /// At most this.
+    Limit(u64),
+    /// No limit.
+    Infinity,
+}
+
+/// Section `[socket:NAME]`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SocketConfig {
+    /// Name, lower-cased.
+    pub name: String,
+    /// Place of the section header.
+    pub origin: Location,
+    /// Where it is bound.
+    pub address: SocketAddress,
+    /// What flows through it.
+    pub kind: SocketKind,
+    /// Protocol name (getprotobyname), the kind's usual one when absent.
+    pub proto: Option<String>,
+    /// Length of the queue of connections.
+    pub backlog: u32,
+    /// Network interface it is bound to.
+    pub interface: Option<String>,
+    /// A fresh socket with SO_REUSEPORT for each process.
+    pub so_reuseport: bool,
+    /// Whether it was asked to be blocking in the children, which it always is.
+    pub blocking: bool,
+    /// Written in the file; every managed socket is held by the kernel anyway.
+    pub use_papa: bool,
+    /// Keys that nobody knows, as written.
+    pub other: BTreeMap<String, String>,
+}
+
+impl SocketConfig {
+    /// Its name in the kernel, as Circus named it in Papa.
+    #[must_use]
+    pub fn kernel_socket_name(&self) -> String {
+        format!("{}{}", super::KERNEL_NAME_PREFIX, self.name)
+    }
+}
+
+/// Where a socket is bound.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "family")]
+pub enum SocketAddress {
+    /// A path.
+    Unix {
+        /// As written; relative to the manager's working directory.
+        path: PathBuf,
+        /// Umask while it is bound.
+        umask: u32,
+        /// Whether an existing socket file is replaced.
+        replace: bool,
+    },
+    /// Host and port.
+    Inet {
+        /// Name or number, as written.
+        host: String,
+        /// Zero for one the system chooses.
+        port: u16,
+        /// Which address of the host is taken.
+        version: IpVersion,
+    },
+}
+
+/// Which kind of internet address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IpVersion {
+    /// `AF_INET`.
+    V4,
+    /// `AF_INET6`.
+    V6,
+}
+
+/// What flows through a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SocketKind {
+    /// Connections with a stream of bytes; listening.
+    Stream,
+    /// Single messages.
+    Dgram,
+    /// Connections with messages; listening.
+    Seqpacket,
+    /// Raw packets.
+    Raw,
+    /// Reliable messages.
+    Rdm,
+}
+
+/// Section `[plugin:NAME]`. Read, but not run yet.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PluginConfig {
+    /// Name behind the colon, as written.
+    pub name: String,
+    /// Place of the section header.
+    pub origin: Location,
+    /// Class to run.
+    pub class: Option<String>,
+    /// Watchers start in the order of priorities; plugins have 1 unless it is written.
+    pub priority: i64,
+    /// All other keys, as written.
+    pub options: BTreeMap<String, String>,
+}
+
+/// Whether two names are the same but for the case of letters. Large configurations look names up
+/// often, so the common case does without a copy.
+fn is_same_name(one: &str, other: &str) -> bool {
+    if one.is_ascii() && other.is_ascii() {
+        one.eq_ignore_ascii_case(other)
+    } else {
+        one.to_lowercase() == other.to_lowercase()
+    }
+}
+
+fn as_seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(duration.as_secs_f64())
+}
+
+fn as_optional_seconds<S: Serializer>(
+    duration: &Option<Duration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    duration
+        .map(|duration| duration.as_secs_f64())
+        .serialize(serializer)
+}
+
+/// Values of environments may be secret and are never shown.
+fn names_only<S: Serializer>(
+    environment: &BTreeMap<String, String>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(environment.keys())
+}

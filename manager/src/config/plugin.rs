@@ -1,0 +1,63 @@
+//! Sections `[plugin:NAME]` (reference, sections 5.9 and 8.1): kept for later, not run.
+
+use super::diagnostic::Diagnostic;
+use super::document::{Section, Source};
+use super::ini::quoted;
+use super::model::PluginConfig;
+use super::section::Findings;
+use super::variables::EnvironmentVariables;
+use super::{coerce, keys};
+
+/// Reads one section whose header names the plugin `name`.
+pub(super) fn read(
+    name: &str,
+    section: &Section,
+    variables: &EnvironmentVariables,
+    findings: &mut Findings,
+) -> PluginConfig {
+    let title = format!("plugin {}", quoted(name));
+    let expanded = |key: &str| section.get(key).map(|entry| variables.expand(&entry.value));
+    let class = expanded("use");
+    let place = section
+        .get("use")
+        .map_or(&section.location, |entry| &entry.key_location);
+    if class.is_none() {
+        let message = format!("{title}: use is missing");
+        findings
+            .errors
+            .push(Diagnostic::error(section.location.clone(), message));
+    } else {
+        let message = format!("{title} is not supported yet: plugins are not run");
+        findings
+            .warnings
+            .push(Diagnostic::warning(place.clone(), message));
+    }
+    let priority = expanded("priority").and_then(|value| coerce::integer(&value));
+    if let Some(entry) = section.get("priority")
+        && priority.is_none()
+    {
+        let message = format!(
+            "{title}: priority is not an integer: {}",
+            quoted(&entry.value)
+        );
+        findings
+            .errors
+            .push(Diagnostic::error(entry.value_location.clone(), message));
+    }
+    let options = section
+        .entries
+        .iter()
+        .filter(|item| item.source == Source::Section)
+        .map(|item| &item.entry)
+        .filter(|entry| keys::find(keys::PLUGIN, &entry.key).is_none())
+        .map(|entry| (entry.key.clone(), variables.expand(&entry.value)))
+        .collect();
+    let origin = section.location.clone();
+    PluginConfig {
+        name: name.to_owned(),
+        origin,
+        class,
+        priority: priority.unwrap_or(1),
+        options,
+    }
+}

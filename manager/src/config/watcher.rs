@@ -1,0 +1,331 @@
+//! Sections `[watcher:NAME]` (reference, section 5.8).
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::coerce;
+use super::defaults;
+use super::document::Section;
+use super::ini::quoted;
+use super::keys;
+use super::limits;
+use super::model::{
+    Backoff, EnvironmentBase, HookConfig, LimitValue, Resource, RetryLimit, SignalNumber,
+    WatcherConfig,
+};
+use super::section::{Findings, Reader};
+use super::stream::{self, Output};
+use super::suggest;
+use super::variables::EnvironmentVariables;
+use super::words;
+
+/// What a watcher's environment came to.
+pub(super) struct Environment {
+    /// The entries of `[env]` and of matching `[env:...]` sections.
+    pub(super) own: BTreeMap<String, String>,
+    /// Those over the manager's environment, for `circus.env.NAME`.
+    pub(super) variables: EnvironmentVariables,
+}
+
+/// Reads one section whose header names the watcher `name`.
+pub(super) fn read(
+    name: &str,
+    section: &Section,
+    environment: Environment,
+    findings: &mut Findings,
+) -> WatcherConfig {
+    let title = format!("watcher {}", quoted(name));
+    let variables = &environment.variables;
+    let mut reader = Reader::new(title, section, keys::WATCHER, variables, findings);
+    let base = WatcherConfig::with_defaults(name, reader.origin());
+    let written_at = section
+        .entries
+        .iter()
+        .map(|item| (item.entry.key.clone(), item.entry.value_location.clone()))
+        .collect();
+    let copy_env = reader.boolean("copy_env", false);
+    let max_age = reader.whole_seconds("max_age", Duration::ZERO);
+    let mut watcher = WatcherConfig {
+        written_at,
+        cmd: reader.text("cmd").unwrap_or_default(),
+        args: reader.text("args").unwrap_or_default(),
+        executable: reader.some_text("executable"),
+        shell: reader.boolean("shell", false),
+        shell_args: reader.some_text("shell_args"),
+        numprocesses: number(&mut reader, "numprocesses", limits::NUMPROCESSES, 1),
+        warmup_delay: reader.whole_seconds("warmup_delay", base.warmup_delay),
+        priority: reader
+            .integer("priority", i64::MIN..=i64::MAX)
+            .unwrap_or(base.priority),
+        singleton: reader.boolean("singleton", false),
+        respawn: reader.boolean("respawn", true),
+        autostart: reader.boolean("autostart", true),
+        on_demand: reader.boolean("on_demand", false),
+        max_retry: max_retry(&mut reader).unwrap_or(base.max_retry),
+        backoff: backoff(&mut reader),
+        max_age: (!max_age.is_zero()).then_some(max_age),
+        max_age_variance: reader.whole_seconds("max_age_variance", base.max_age_variance),
+        graceful_timeout: reader.seconds("graceful_timeout", base.graceful_timeout),
+        stop_signal: reader
+            .parsed("stop_signal", "a signal", SignalNumber::parse)
+            .unwrap_or(base.stop_signal),
+        stop_children: reader.boolean("stop_children", false),
+        send_hup: reader.boolean("send_hup", false),
+        working_dir: reader.some_text("working_dir").map(PathBuf::from),
+        uid: reader.some_text("uid"),
+        gid: reader.some_text("gid"),
+        environment: environment.own.clone(),
+        environment_base: if copy_env {
+            EnvironmentBase::Manager
+        } else {
+            EnvironmentBase::Empty
+        },
+        copy_path: reader.boolean("copy_path", false),
+        virtualenv: reader.some_text("virtualenv").map(PathBuf::from),
+        virtualenv_py_ver: reader.some_text("virtualenv_py_ver"),
+        rlimits: rlimits(&mut reader),
+        use_sockets: reader.boolean("use_sockets", false),
+        stdin_socket: reader
+            .some_text("stdin_socket")
+            .map(|name| name.to_lowercase()),
+        close_child_stdin: reader.boolean("close_child_stdin", true),
+        close_child_stdout: reader.boolean("close_child_stdout", false),
+        close_child_stderr: reader.boolean("close_child_stderr", false),
+        stdout_stream: stream::read(&mut reader, Output::Stdout),
+        stderr_stream: stream::read(&mut reader, Output::Stderr),
+        buffer_bytes: reader
+            .integer("buffer_bytes", limits::BUFFER_BYTES)
+            .and_then(|bytes| u64::try_from(bytes).ok())
+            .unwrap_or(defaults::BUFFER_BYTES),
+        use_papa: reader.boolean("use_papa", false),
+        hooks: hooks(&mut reader),
+        ..base
+    };
+    check(&watcher, &mut reader);
+    reader.warn_unsupported(|key| match key {
+        "on_demand" => !watcher.on_demand,
+        _ => false,
+    });
+    let is_stream =
+        |key: &str| key.starts_with(Output::Stdout.key()) || key.starts_with(Output::Stderr.key());
+    watcher.other = reader.unknown(is_stream);
+    watcher
+}
+
+/// What no single value shows to be wrong.
+fn check(watcher: &WatcherConfig, reader: &mut Reader<'_>) {
+    check_command(watcher, reader);
+    if watcher.singleton
+        && watcher.numprocesses > 1
+        && let Some(written) = reader.written("numprocesses")
+    {
+        let problem = format!("must be 0 or 1 for a singleton: {}", watcher.numprocesses);
+        reader.error(written.entry, &problem);
+    }
+    if watcher.numprocesses == 0
+        && let Some(written) = reader.written("numprocesses")
+    {
+        reader.warn(written.entry, "is 0: nothing runs until it is raised");
+    }
+    if watcher.max_retry == RetryLimit::Attempts(0)
+        && let Some(written) = reader.written("max_retry")
+    {
+        reader.warn(written.entry, "is 0: it gives up at the first failure");
+    }
+    if watcher.environment_base == EnvironmentBase::Empty {
+        // Circus drops such a watcher when it creates it, with a line in the log.
+        for (key, wanted) in [
+            ("copy_path", watcher.copy_path),
+            ("virtualenv", watcher.virtualenv.is_some()),
+        ] {
+            if wanted && let Some(written) = reader.written(key) {
+                reader.error(written.entry, "needs copy_env = true");
+            }
+        }
+    }
+    if watcher.virtualenv.is_some()
+        && watcher.virtualenv_py_ver.is_none()
+        && let Some(written) = reader.written("virtualenv")
+    {
+        let problem = "without virtualenv_py_ver only adds its bin to PATH, not its packages to \
+                       PYTHONPATH; its own python finds them";
+        reader.warn(written.entry, problem);
+    }
+    if !watcher.close_child_stdin
+        && let Some(written) = reader.written("close_child_stdin")
+    {
+        let problem = "has no effect: a child that outlives the manager cannot share its input";
+        reader.warn(written.entry, problem);
+    }
+}
+
+fn check_command(watcher: &WatcherConfig, reader: &mut Reader<'_>) {
+    let split = |reader: &mut Reader<'_>, key: &str| -> Option<Vec<String>> {
+        let written = reader.written(key)?;
+        match words::split(&written.value) {
+            Ok(words) => Some(words),
+            Err(error) => {
+                reader.error(
+                    written.entry,
+                    &format!("cannot be split into words: {error}"),
+                );
+                None
+            }
+        }
+    };
+    match reader.written("cmd") {
+        None => reader.section_error("cmd is missing"),
+        Some(written) => {
+            if split(reader, "cmd").is_some_and(|words| words.is_empty()) {
+                reader.error(written.entry, "is empty");
+            }
+        }
+    }
+    split(reader, "args");
+    split(reader, "shell_args");
+    for key in ["cmd", "args"] {
+        if let Some(written) = reader.written(key).filter(|w| w.value.contains("$WID")) {
+            reader.warn(
+                written.entry,
+                "has $WID, which is not replaced; write $(circus.wid)",
+            );
+        }
+    }
+    if let Some(written) = reader.written("shell_args")
+        && !watcher.shell
+    {
+        reader.warn(written.entry, "has no effect without shell = true");
+    }
+    if watcher.shell
+        && let Some(written) = reader.written("cmd")
+        && words::has_shell_syntax(&super::variables::expand(&written.value, &|_| {
+            Some(String::new())
+        }))
+    {
+        let problem = "is quoted word by word, as in Circus: the shell sees no operators and no \
+                       variables; write cmd = sh -c '...' without shell";
+        reader.warn(written.entry, problem);
+    }
+}
+
+fn number(reader: &mut Reader<'_>, key: &str, max: i64, default: u32) -> u32 {
+    let number = reader.integer(key, 0..=max);
+    number
+        .and_then(|number| u32::try_from(number).ok())
+        .unwrap_or(default)
+}
+
+fn max_retry(reader: &mut Reader<'_>) -> Option<RetryLimit> {
+    let attempts = reader.integer("max_retry", -1..=i64::from(u32::MAX))?;
+    Some(u32::try_from(attempts).map_or(RetryLimit::Forever, RetryLimit::Attempts))
+}
+
+fn backoff(reader: &mut Reader<'_>) -> Backoff {
+    let backoff = Backoff {
+        min: reader.seconds("backoff_min", defaults::BACKOFF.min),
+        max: reader.seconds("backoff_max", defaults::BACKOFF.max),
+        reset_after: reader.seconds("backoff_reset", defaults::BACKOFF.reset_after),
+    };
+    if backoff.min > backoff.max
+        && let Some(written) = reader
+            .written("backoff_min")
+            .or(reader.written("backoff_max"))
+    {
+        reader.error(
+            written.entry,
+            "leaves no range: backoff_min is above backoff_max",
+        );
+    }
+    backoff
+}
+
+fn rlimits(reader: &mut Reader<'_>) -> BTreeMap<Resource, LimitValue> {
+    let mut limits = BTreeMap::new();
+    for (name, written) in reader.with_prefix("rlimit_") {
+        let Some(resource) = Resource::from_name(name) else {
+            let names = Resource::ALL.into_iter().map(Resource::name);
+            let problem = match suggest::nearest(name, names) {
+                Some(meant) => format!("is no resource limit; did you mean rlimit_{meant}?"),
+                None => "is no resource limit".to_owned(),
+            };
+            reader.error(written.entry, &problem);
+            continue;
+        };
+        let value = if written.value.is_empty() {
+            Some(LimitValue::Infinity)
+        } else {
+            match coerce::integer(&written.value) {
+                // What Python's resource module calls RLIM_INFINITY.
+                Some(-1) => Some(LimitValue::Infinity),
+                Some(value) => u64::try_from(value).ok().map(LimitValue::Limit),
+                None => None,
+            }
+        };
+        match value {
+            Some(value) => {
+                limits.insert(resource, value);
+            }
+            None => {
+                let value = quoted(&written.entry.value);
+                let problem = format!("is neither a number from 0 nor empty: {value}");
+                reader.error(written.entry, &problem);
+            }
+        }
+    }
+    limits
+}
+
+/// Hooks that Circus calls.
+const HOOKS: [&str; 11] = [
+    "before_start",
+    "after_start",
+    "before_spawn",
+    "after_spawn",
+    "before_stop",
+    "after_stop",
+    "before_signal",
+    "after_signal",
+    "before_reap",
+    "after_reap",
+    "extended_stats",
+];
+
+fn hooks(reader: &mut Reader<'_>) -> BTreeMap<String, HookConfig> {
+    let mut hooks = BTreeMap::new();
+    for (name, written) in reader.with_prefix("hooks.") {
+        if !HOOKS.contains(&name) {
+            let problem = match suggest::nearest(name, HOOKS) {
+                Some(meant) => format!("is never called; did you mean hooks.{meant}?"),
+                None => "is never called: there is no such hook".to_owned(),
+            };
+            reader.warn(written.entry, &problem);
+        }
+        let (target, flag) = match written.value.split_once(',') {
+            Some((target, flag)) => (target, Some(flag)),
+            None => (written.value.as_str(), None),
+        };
+        let ignore_failure = match flag.map(coerce::boolean) {
+            None => false,
+            Some(Some(flag)) => flag,
+            Some(None) => {
+                reader.error(written.entry, "has neither yes nor no behind the comma");
+                false
+            }
+        };
+        let target = target.trim().to_owned();
+        if target.is_empty() {
+            reader.error(written.entry, "names no function");
+        }
+        let origin = written.entry.key_location.clone();
+        hooks.insert(
+            name.to_owned(),
+            HookConfig {
+                target,
+                ignore_failure,
+                origin,
+            },
+        );
+    }
+    hooks
+}

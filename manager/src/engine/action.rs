@@ -1,0 +1,220 @@
+//! Everything the engine can ask for. Types only; see [`super::input`] for the answers.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::ids::{CommandId, Moment, Pid, ProcessId, Ticket, WatcherKey, WorkerId, WriteId};
+use crate::command::Response;
+use crate::config::model::SignalNumber;
+
+/// Something shall be done.
+///
+/// The shell takes actions in order and sends those for the kernel in this order over one
+/// connection, without waiting for answers. The engine relies on that: what justifies an action
+/// is remembered by a [`Action::SetValue`] in front of it, so whatever prefix the kernel has
+/// seen, the next manager knows why.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Make and bind a socket of the configuration; answered by `SocketReady` or `SocketFailed`.
+    MakeSocket {
+        /// Its name in the configuration.
+        socket: String,
+    },
+    /// Close a socket that no watcher needs any more.
+    CloseSocket {
+        /// Its name in the kernel.
+        kernel_name: String,
+    },
+    /// Start a process; answered by `Spawned` or `SpawnFailed`.
+    Spawn(SpawnRequest),
+    /// Send a signal to a process that the kernel holds. If it is gone, nothing happens and its
+    /// end arrives by itself.
+    Signal {
+        /// To whom.
+        process: ProcessId,
+        /// What.
+        signal: SignalNumber,
+        /// How wide.
+        target: SignalTarget,
+    },
+    /// From now on store the output of this process in its watcher's streams, from where an
+    /// earlier manager left off. Comes once per process and connection, also for processes that
+    /// have ended and are held only for their output; answered by `OutputDrained` in the end.
+    AttachOutput(OutputSource),
+    /// The end is accounted for and all output is stored: the kernel may forget the process.
+    AcknowledgeEnd {
+        /// Which.
+        process: ProcessId,
+    },
+    /// Remember something in the kernel, or forget it (`None`); answered by `ValueStored` or
+    /// `ValueRefused`.
+    SetValue {
+        /// Returned with the answer.
+        write: WriteId,
+        /// Name of the value.
+        key: String,
+        /// Its content, or nothing to remove it.
+        value: Option<String>,
+    },
+    /// Answer a command. What it promises is remembered by the kernel already.
+    Reply {
+        /// Whose.
+        command: CommandId,
+        /// The answer.
+        response: Response,
+    },
+    /// Tell the world, in the words of Circus's events.
+    Publish(Event),
+    /// A line for the manager's log.
+    Log {
+        /// How important.
+        level: Level,
+        /// Whole sentence with its object; no secrets.
+        text: String,
+    },
+    /// The manager is done: flush streams, then exit. Only refusals of commands that still come
+    /// follow.
+    Finished(Outcome),
+}
+
+/// A process to be started. The shell builds the specification from the watcher's configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpawnRequest {
+    /// Returned with the answer.
+    pub ticket: Ticket,
+    /// Same key, same process: a repeated request with it starts nothing new.
+    pub key: String,
+    /// Key of the watcher in the configuration.
+    pub watcher: WatcherKey,
+    /// For `$(circus.wid)`.
+    pub worker: WorkerId,
+    /// Name in the kernel.
+    pub name: String,
+    /// What the next manager recognises it by.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A process whose output is to be stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutputSource {
+    /// Which.
+    pub process: ProcessId,
+    /// For prefixes.
+    pub pid: Pid,
+    /// Whose streams. The watcher may be gone from the configuration; then its output has
+    /// nowhere to go and is passed to the manager's own.
+    pub watcher: WatcherKey,
+    /// Which worker.
+    pub worker: WorkerId,
+}
+
+/// How wide a signal is spread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SignalTarget {
+    /// The process alone.
+    #[default]
+    Process,
+    /// Its process group, itself included.
+    Group,
+    /// Itself and all its descendants, in whatever session.
+    Tree,
+    /// All its descendants without itself.
+    Descendants,
+    /// Its direct children without itself.
+    Children,
+}
+
+/// Importance of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// For those who follow each step.
+    Debug,
+    /// What happens.
+    Info,
+    /// What an operator should look at.
+    Warning,
+    /// What failed.
+    Error,
+}
+
+/// One event, `watcher.NAME.ACTION` of Circus.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Name of the watcher as configured.
+    pub watcher: String,
+    /// When it happened.
+    pub at: Moment,
+    /// What happened.
+    pub action: EventAction,
+}
+
+impl Event {
+    /// Circus's topic: `watcher.`, the name in lower case with spaces replaced by `_`, the action.
+    #[must_use]
+    pub fn topic(&self) -> String {
+        let name = self.watcher.to_lowercase().replace(' ', "_");
+        format!("watcher.{name}.{}", self.action.name())
+    }
+}
+
+/// What happened to a watcher or one of its processes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EventAction {
+    /// It reached its number of processes.
+    Start,
+    /// Its last process ended and none shall follow.
+    Stop,
+    /// A process was started, or found running by a new manager.
+    Spawn {
+        /// Of the process.
+        pid: Pid,
+    },
+    /// A process ended.
+    Reap {
+        /// Of the process.
+        pid: Pid,
+        /// Exit status, or the negative number of the signal.
+        exit_code: i32,
+    },
+    /// A process was asked or forced to stop.
+    Kill {
+        /// Of the process.
+        pid: Pid,
+    },
+    /// All processes were replaced, or told to reload themselves.
+    Reload,
+    /// An option was changed.
+    Updated,
+}
+
+impl EventAction {
+    /// Circus's word for it.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Stop => "stop",
+            Self::Spawn { .. } => "spawn",
+            Self::Reap { .. } => "reap",
+            Self::Kill { .. } => "kill",
+            Self::Reload => "reload",
+            Self::Updated => "updated",
+        }
+    }
+}
+
+/// Why the manager is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All children run on; the next manager takes over where this one stopped.
+    Detached,
+    /// What is not `use_papa` has been stopped, the rest runs on.
+    Quit,
+    /// Everything of ours has been stopped and forgotten; the kernel may be stopped if nobody
+    /// else has anything in it.
+    ShutDown,
+    /// Another manager has the lease.
+    Replaced,
+}

@@ -1,0 +1,285 @@
+//! What all watchers share while they decide: the time, the connection, chance, and the way out
+//! for actions, values and replies.
+//!
+//! Two orders are kept here. Write-ahead: a watcher sends its changed memory before any action
+//! that the change justifies (see `Watcher::act`), and the kernel sees requests in this order.
+//! Promises: a reply that promises something is held back until the kernel has confirmed every
+//! value written up to then.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use super::action::{Action, Event, EventAction, Level};
+use super::ids::{CommandId, Epoch, Generation, Moment, Ticket, WatcherKey, WorkerId, WriteId};
+use super::random::Random;
+use super::sockets::Sockets;
+use crate::command::{Answer, Refusal, RefusalKind, Response, WatcherOutcome};
+
+/// The connection to the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Link {
+    /// None; nothing can be done.
+    Down,
+    /// The lease is ours.
+    Up {
+        /// Its number.
+        epoch: Epoch,
+        /// The kernel's generation.
+        generation: Generation,
+    },
+}
+
+/// A deliberate mistake, to see that the simulation catches it.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// None.
+    #[default]
+    None,
+    /// Memory is sent after the action that it justifies.
+    RememberTooLate,
+    /// What a command promises is not remembered first.
+    PromiseTooEarly,
+    /// The effect of an end is not remembered together with the end.
+    CountEndsTwice,
+    /// Spawns in flight do not count.
+    ForgetFlights,
+    /// Adopted processes are stopped and started afresh.
+    RestartOnConnect,
+    /// Back-off is not remembered.
+    ForgetBackOff,
+    /// Stops begun by an earlier manager are not continued.
+    ForgetStops,
+    /// Ends are not acknowledged.
+    NeverAcknowledge,
+}
+
+#[cfg(test)]
+impl Fault {
+    pub(super) const ALL: [Self; 8] = [
+        Self::RememberTooLate,
+        Self::PromiseTooEarly,
+        Self::CountEndsTwice,
+        Self::ForgetFlights,
+        Self::RestartOnConnect,
+        Self::ForgetBackOff,
+        Self::ForgetStops,
+        Self::NeverAcknowledge,
+    ];
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Context {
+    #[cfg(test)]
+    pub(super) fault: Fault,
+    pub(super) namespace: String,
+    pub(super) now: Moment,
+    pub(super) link: Link,
+    pub(super) random: Random,
+    pub(super) sockets: Sockets,
+    /// `check_delay` of the configuration.
+    pub(super) check_delay: Duration,
+    /// Spawns without an answer.
+    pub(super) flights: BTreeMap<Ticket, (WatcherKey, WorkerId)>,
+    /// What became of commands that wait for watchers.
+    pub(super) finished: Vec<(CommandId, WatcherOutcome)>,
+    outbox: VecDeque<Action>,
+    last_ticket: u64,
+    last_write: u64,
+    outstanding: BTreeMap<WriteId, WatcherKey>,
+    promises: VecDeque<Promise>,
+}
+
+#[derive(Debug)]
+struct Promise {
+    command: CommandId,
+    response: Response,
+    /// The write that has to be confirmed first; not known before the memory is flushed.
+    after: Option<WriteId>,
+}
+
+impl Context {
+    pub(super) fn new(namespace: String, seed: u64) -> Self {
+        Self {
+            #[cfg(test)]
+            fault: Fault::None,
+            namespace,
+            now: Moment::default(),
+            link: Link::Down,
+            random: Random::new(seed),
+            sockets: Sockets::default(),
+            check_delay: Duration::ZERO,
+            flights: BTreeMap::new(),
+            finished: Vec::new(),
+            outbox: VecDeque::new(),
+            last_ticket: 0,
+            last_write: 0,
+            outstanding: BTreeMap::new(),
+            promises: VecDeque::new(),
+        }
+    }
+
+    /// Queues an action. Watchers use `Watcher::act` instead where their memory justifies it.
+    pub(super) fn push(&mut self, action: Action) {
+        self.outbox.push_back(action);
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Action> {
+        self.outbox.pop_front()
+    }
+
+    pub(super) fn log(&mut self, level: Level, text: String) {
+        self.push(Action::Log { level, text });
+    }
+
+    pub(super) fn publish(&mut self, watcher: &str, at: Moment, action: EventAction) {
+        self.push(Action::Publish(Event {
+            watcher: watcher.to_owned(),
+            at,
+            action,
+        }));
+    }
+
+    /// Whether the kernel can be asked for anything.
+    pub(super) const fn connected(&self) -> bool {
+        match self.link {
+            Link::Down => false,
+            Link::Up { .. } => true,
+        }
+    }
+
+    /// A ticket and key for a new spawn. Epoch and ticket are for people who read it; the random
+    /// part makes it unique even if a new kernel counts epochs from one again while an old key
+    /// still waits to be repeated.
+    pub(super) fn next_spawn(&mut self) -> (Ticket, String) {
+        let epoch = match self.link {
+            Link::Down => 0,
+            Link::Up { epoch, .. } => epoch.0,
+        };
+        let ticket = self.next_ticket();
+        let nonce = self.random.next_u64();
+        (
+            ticket,
+            format!("{}-{epoch}-{ticket}-{nonce:016x}", self.namespace),
+        )
+    }
+
+    pub(super) const fn next_ticket(&mut self) -> Ticket {
+        self.last_ticket += 1;
+        Ticket(self.last_ticket)
+    }
+
+    /// Asks the kernel to remember something about a watcher.
+    pub(super) fn write(&mut self, watcher: &WatcherKey, key: String, value: Option<String>) {
+        self.last_write += 1;
+        let write = WriteId(self.last_write);
+        self.outstanding.insert(write, watcher.clone());
+        self.push(Action::SetValue { write, key, value });
+    }
+
+    /// A write was answered; whose it was.
+    pub(super) fn write_answered(&mut self, write: WriteId) -> Option<WatcherKey> {
+        self.outstanding.remove(&write)
+    }
+
+    /// The newest write that was asked for.
+    pub(super) const fn last_write(&self) -> WriteId {
+        WriteId(self.last_write)
+    }
+
+    pub(super) fn writes_outstanding(&self) -> bool {
+        !self.outstanding.is_empty()
+    }
+
+    /// Answers at once, with what is known.
+    pub(super) fn reply(&mut self, command: CommandId, response: Response) {
+        self.push(Action::Reply { command, response });
+    }
+
+    /// Answers once everything decided so far is remembered by the kernel.
+    pub(super) fn promise(&mut self, command: CommandId, response: Response) {
+        self.promises.push_back(Promise {
+            command,
+            response,
+            after: None,
+        });
+    }
+
+    /// Sends the promises that are kept. Called when all memory has been flushed.
+    pub(super) fn release_promises(&mut self) {
+        if !self.connected() {
+            return;
+        }
+        let newest = WriteId(self.last_write);
+        let oldest_outstanding = self.outstanding.keys().next().copied();
+        let mut held = VecDeque::new();
+        for mut promise in std::mem::take(&mut self.promises) {
+            let after = *promise.after.get_or_insert(newest);
+            let kept = oldest_outstanding.is_none_or(|oldest| after < oldest);
+            #[cfg(test)]
+            let kept = kept || self.fault == Fault::PromiseTooEarly;
+            if kept {
+                self.reply(promise.command, promise.response);
+            } else {
+                held.push_back(promise);
+            }
+        }
+        self.promises = held;
+    }
+
+    /// The kernel refused a value: what was promised on it is no promise.
+    pub(super) fn break_promises(&mut self, write: WriteId, error: &str) {
+        for promise in &mut self.promises {
+            if promise.after.is_some_and(|after| after >= write) && promise.response.is_ok() {
+                promise.response = Err(Refusal {
+                    kind: RefusalKind::NotRemembered,
+                    reason: format!(
+                        "it will be done, but the process kernel refused to remember it, so a \
+                         restart of the manager may undo it: {error}"
+                    ),
+                });
+            }
+        }
+    }
+
+    /// Answers all promises with a refusal, because this manager can keep them no longer.
+    pub(super) fn refuse_promises(&mut self, refusal: &Refusal) {
+        for promise in std::mem::take(&mut self.promises) {
+            self.reply(promise.command, Err(refusal.clone()));
+        }
+    }
+
+    /// Forgets everything that was on its way to or from a lost connection.
+    pub(super) fn disconnect(&mut self) {
+        self.link = Link::Down;
+        self.flights.clear();
+        self.outstanding.clear();
+        for promise in &mut self.promises {
+            promise.after = None;
+        }
+        self.outbox.retain(|action| match action {
+            Action::MakeSocket { .. }
+            | Action::CloseSocket { .. }
+            | Action::Spawn(_)
+            | Action::Signal { .. }
+            | Action::AttachOutput(_)
+            | Action::AcknowledgeEnd { .. }
+            | Action::SetValue { .. } => false,
+            Action::Reply { .. }
+            | Action::Publish(_)
+            | Action::Log { .. }
+            | Action::Finished(_) => true,
+        });
+    }
+
+    /// One watcher's part of a command is finished.
+    pub(super) fn finish(&mut self, command: CommandId, outcome: WatcherOutcome) {
+        self.finished.push((command, outcome));
+    }
+}
+
+/// The answer when watchers change.
+pub(super) const fn changed(watchers: Vec<WatcherOutcome>) -> Response {
+    Ok(Answer::Changed { watchers })
+}

@@ -1,0 +1,329 @@
+//! What a watcher does about the difference between what it shall have and what it has, outside
+//! of replacements (those are in [`super::reload`]).
+
+use std::collections::BTreeSet;
+
+use super::action::{Action, Level, SpawnRequest};
+use super::context::Context;
+#[cfg(test)]
+use super::context::Fault;
+use super::ids::{Moment, Pid, ProcessId, Ticket, WorkerId};
+use super::input::SpawnErrorKind;
+use super::labels::Identity;
+use super::remember::{Run, StopReason};
+use super::watcher::{Stage, Turn, Watcher};
+use super::worker::{Child, Drained, Spawning};
+use crate::config::model::{Backoff, RetryLimit};
+
+/// Whether spawns keep the distance that `warmup_delay` asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// One after the other.
+    WarmUp,
+    /// All at once, as Circus does in a graceful reload.
+    AtOnce,
+}
+
+impl Watcher {
+    /// One step of [`Watcher::settle`]: spawns what is missing, stops what is too much.
+    pub(super) fn converge(&mut self, cx: &mut Context) {
+        if !self.wanted() {
+            self.wind_down(cx);
+            return;
+        }
+        if self.turn == Turn::Waiting {
+            return;
+        }
+        match self.memory().rollout {
+            None => self.keep(cx),
+            Some(rollout) => self.roll(cx, rollout),
+        }
+        self.give_up_or_finish(cx);
+    }
+
+    /// Keeps the number of processes. One that is stopping still counts, so that there are never
+    /// more than asked for: its successor may need what it holds.
+    pub(super) fn keep(&mut self, cx: &mut Context) {
+        let live = self.children.len() + self.spawning.len();
+        #[cfg(test)]
+        let live = if cx.fault == Fault::ForgetFlights {
+            self.children.len()
+        } else {
+            live
+        };
+        let target = self.target();
+        if live < target {
+            self.spawn_missing(cx, target - live, Pace::WarmUp);
+        } else {
+            let surplus = (live - target).saturating_sub(self.children.stopping());
+            self.stop_oldest(cx, surplus, ProcessId(u64::MAX));
+        }
+    }
+
+    fn wind_down(&mut self, cx: &mut Context) {
+        self.memory_mut().rollout = None;
+        self.stop_oldest(cx, usize::MAX, ProcessId(u64::MAX));
+        if self.empty() {
+            let memory = self.memory_mut();
+            memory.failures.clear();
+            memory.failed_starts = 0;
+            memory.spent = 0;
+            self.replaced.clear();
+            self.unanswered.clear();
+            self.next_spawn_at = Moment::default();
+        }
+    }
+
+    /// Ends the attempts when nothing of it runs and there is no hope: as long as one process
+    /// does, it is left in peace and the attempts go on at the pace of the back-off.
+    fn give_up_or_finish(&mut self, cx: &mut Context) {
+        if !self.empty() {
+            return;
+        }
+        let failed = self.memory().failed_starts;
+        match self.config.max_retry {
+            RetryLimit::Attempts(limit) if failed >= limit.max(1) => {
+                let error = self
+                    .spawn_error
+                    .clone()
+                    .unwrap_or_else(|| "the reason is in an earlier manager's log".to_owned());
+                cx.log(
+                    Level::Error,
+                    format!(
+                        "watcher {:?} is stopped: {failed} attempts in a row to start a process \
+                         failed: {error}",
+                        self.config.name
+                    ),
+                );
+                let configuration = self.fingerprint.clone();
+                self.set_run(Run::Stopped(StopReason::GaveUp {
+                    error,
+                    configuration,
+                }));
+                self.wind_down(cx);
+            }
+            RetryLimit::Attempts(_) | RetryLimit::Forever => {
+                if self.memory().spent > 0 && self.target() == 0 {
+                    self.set_run(Run::Stopped(StopReason::Finished));
+                    self.wind_down(cx);
+                }
+            }
+        }
+    }
+
+    /// Starts up to `missing` processes under the lowest free worker ids, as far as back-off,
+    /// warm-up and sockets allow.
+    pub(super) fn spawn_missing(&mut self, cx: &mut Context, missing: usize, pace: Pace) {
+        if missing == 0 || cx.sockets.obstacle(&self.uses).is_some() {
+            return;
+        }
+        for worker in self.free_workers(missing) {
+            let held_back = self
+                .memory()
+                .failures
+                .get(&worker)
+                .is_some_and(|failures| failures.not_before > cx.now);
+            if held_back {
+                continue;
+            }
+            if pace == Pace::WarmUp && self.next_spawn_at > cx.now {
+                return;
+            }
+            self.spawn(cx, worker);
+            if !self.config.warmup_delay.is_zero() {
+                self.next_spawn_at = cx.now + self.config.warmup_delay;
+            }
+        }
+    }
+
+    /// The lowest worker ids that nothing alive has.
+    fn free_workers(&self, count: usize) -> Vec<WorkerId> {
+        let used: BTreeSet<WorkerId> = self
+            .children
+            .values()
+            .map(Child::worker)
+            .chain(self.spawning.keys().copied())
+            .collect();
+        (1..=u32::MAX)
+            .map(WorkerId)
+            .filter(|worker| !used.contains(worker))
+            .take(count)
+            .collect()
+    }
+
+    fn spawn(&mut self, cx: &mut Context, worker: WorkerId) {
+        let spawning = match self.unanswered.remove(&worker) {
+            Some(lost) => Spawning {
+                ticket: cx.next_ticket(),
+                ..lost
+            },
+            None => {
+                let (ticket, key) = cx.next_spawn();
+                let restarts = self.replaced.remove(&worker).unwrap_or(0);
+                Spawning {
+                    ticket,
+                    key,
+                    restarts,
+                }
+            }
+        };
+        let identity = self.identity(worker, &spawning);
+        let request = SpawnRequest {
+            ticket: spawning.ticket,
+            key: spawning.key.clone(),
+            watcher: self.key.clone(),
+            worker,
+            name: self.config.kernel_process_name(worker.0),
+            labels: identity.into_labels(&cx.namespace),
+        };
+        cx.flights
+            .insert(spawning.ticket, (self.key.clone(), worker));
+        self.spawning.insert(worker, spawning);
+        self.act(cx, Action::Spawn(request));
+    }
+
+    fn identity(&self, worker: WorkerId, spawning: &Spawning) -> Identity {
+        Identity {
+            watcher: self.key.clone(),
+            worker,
+            configuration: self.fingerprint.clone(),
+            restarts: spawning.restarts,
+            spawn: spawning.key.clone(),
+        }
+    }
+
+    /// A spawn succeeded. It may be unwanted by now; that is for `converge` to see.
+    pub(super) fn handle_spawned(
+        &mut self,
+        cx: &mut Context,
+        worker: WorkerId,
+        ticket: Ticket,
+        process: ProcessId,
+        pid: Pid,
+        started: Moment,
+    ) {
+        let Some(spawning) = self.spawning.remove(&worker) else {
+            return;
+        };
+        debug_assert_eq!(spawning.ticket, ticket, "one spawn per worker id at a time");
+        let identity = self.identity(worker, &spawning);
+        cx.log(
+            Level::Debug,
+            format!(
+                "watcher {:?}: worker {worker} runs as pid {pid}",
+                self.config.name
+            ),
+        );
+        self.spawn_error = None;
+        self.memory_mut().failed_starts = 0;
+        self.adopt(cx, process, pid, started, identity);
+        if let Some(current) = &mut self.current {
+            current.started.push(pid);
+        }
+        self.announce(cx, process);
+    }
+
+    /// Takes a live process into the books.
+    pub(super) fn adopt(
+        &mut self,
+        cx: &mut Context,
+        process: ProcessId,
+        pid: Pid,
+        started: Moment,
+        identity: Identity,
+    ) {
+        let expires = self
+            .config
+            .max_age
+            .map(|age| started + age + cx.random.duration_up_to(self.config.max_age_variance));
+        let child = Child {
+            identity,
+            pid,
+            started,
+            expires,
+            stop: None,
+            drained: Drained::NotYet,
+        };
+        self.attach_output(cx, process, pid, child.worker());
+        self.children.insert(process, child);
+    }
+
+    /// A spawn failed.
+    pub(super) fn handle_spawn_failed(
+        &mut self,
+        cx: &mut Context,
+        worker: WorkerId,
+        error: &str,
+        kind: SpawnErrorKind,
+    ) {
+        if self.spawning.remove(&worker).is_none() {
+            return;
+        }
+        // Said once, not at every retry; that it was given up is said again.
+        let repeated = self.spawn_error.as_deref() == Some(error);
+        cx.log(
+            if repeated { Level::Debug } else { Level::Error },
+            format!(
+                "watcher {:?}: worker {worker} could not be started: {error}",
+                self.config.name
+            ),
+        );
+        self.spawn_error = Some(error.to_owned());
+        if kind == SpawnErrorKind::Permanent {
+            let memory = self.memory_mut();
+            memory.failed_starts = memory.failed_starts.saturating_add(1);
+        }
+        let policy = self.config.backoff;
+        self.count_failure(cx, worker, cx.now, &policy);
+    }
+
+    /// One more failure in a row of a worker id.
+    pub(super) fn count_failure(
+        &mut self,
+        cx: &mut Context,
+        worker: WorkerId,
+        at: Moment,
+        policy: &Backoff,
+    ) {
+        let failures = self.memory_mut().failures.entry(worker).or_default();
+        *failures = failures.and_another(at, policy, &mut cx.random);
+        if let Some(current) = &mut self.current {
+            current.troubles = current.troubles.saturating_add(1);
+        }
+    }
+
+    /// What holds it back, for people.
+    pub(super) fn waits_for(&self, cx: &Context) -> Option<(String, Option<Moment>)> {
+        if self.stage == Stage::Down || !self.wanted() {
+            return None;
+        }
+        if let Some(obstacle) = cx.sockets.obstacle(&self.uses) {
+            return Some((obstacle.into_text(), None));
+        }
+        let held_back: Vec<_> = self
+            .memory()
+            .failures
+            .iter()
+            .filter(|(_, failures)| failures.not_before > cx.now)
+            .collect();
+        if held_back.is_empty() {
+            return None;
+        }
+        let busy: BTreeSet<WorkerId> = self.children.values().map(Child::worker).collect();
+        let next = held_back
+            .into_iter()
+            .filter(|(worker, _)| !busy.contains(worker))
+            .min_by_key(|(_, failures)| failures.not_before);
+        let (worker, failures) = next?;
+        let why = self.spawn_error.as_ref().map_or_else(
+            || {
+                format!(
+                    "worker {worker} ended {} times soon after its start",
+                    failures.count
+                )
+            },
+            |error| format!("worker {worker} could not be started: {error}"),
+        );
+        Some((why, Some(failures.not_before)))
+    }
+}

@@ -1,0 +1,211 @@
+//! Ends of processes: what an end means for the watcher, exactly once, and when the kernel may
+//! forget it.
+//!
+//! The effect of an end is remembered together with the fact that it was taken into account, in
+//! one value; the end is acknowledged when its output is stored, and only then the fact is
+//! forgotten. Whoever sees the end again in between finds it accounted for.
+
+use super::action::{Action, EventAction, Level, OutputSource};
+use super::context::Context;
+#[cfg(test)]
+use super::context::Fault;
+use super::ids::{Pid, ProcessId, WorkerId};
+use super::input::{EndCause, ProcessEnd};
+use super::labels::Identity;
+use super::limits::CLEAN_EXIT_WAIT_MIN;
+use super::watcher::Watcher;
+use super::worker::{Drained, Ended};
+use crate::engine::Moment;
+
+/// What the books need to know about a process that ended.
+#[derive(Clone, Debug)]
+pub(super) struct Deceased {
+    pub(super) identity: Identity,
+    pub(super) pid: Pid,
+    pub(super) started: Moment,
+}
+
+impl Watcher {
+    /// Wants the output of a process, live or ended.
+    pub(super) fn attach_output(
+        &self,
+        cx: &mut Context,
+        process: ProcessId,
+        pid: Pid,
+        worker: WorkerId,
+    ) {
+        let watcher = self.key.clone();
+        cx.push(Action::AttachOutput(OutputSource {
+            process,
+            pid,
+            watcher,
+            worker,
+        }));
+    }
+
+    /// Tells of a process that nobody was told of yet.
+    pub(super) fn announce(&self, cx: &mut Context, process: ProcessId) {
+        if let Some(child) = self.children.get(process) {
+            self.publish(cx, child.started, EventAction::Spawn { pid: child.pid });
+        }
+    }
+
+    /// A live process ended.
+    pub(super) fn handle_end(&mut self, cx: &mut Context, process: ProcessId, end: ProcessEnd) {
+        let Some(child) = self.children.remove(process) else {
+            return;
+        };
+        let (worker, pid) = (child.worker(), child.pid);
+        let deceased = Deceased {
+            identity: child.identity,
+            pid,
+            started: child.started,
+        };
+        self.account(cx, process, &deceased, end);
+        self.ended.insert(process, Ended { worker, pid });
+        self.drop_obsolete_stops();
+        if child.drained == Drained::Yes {
+            self.acknowledge(cx, process);
+        }
+    }
+
+    /// Gives an end its effect, if it did not have it already.
+    pub(super) fn account(
+        &mut self,
+        cx: &mut Context,
+        process: ProcessId,
+        deceased: &Deceased,
+        end: ProcessEnd,
+    ) {
+        let fresh = self.memory_mut().accounted.insert(process);
+        #[cfg(test)]
+        let fresh = fresh || cx.fault == Fault::CountEndsTwice;
+        if !fresh {
+            return;
+        }
+        let pid = deceased.pid;
+        let stopped = self.memory().stop_of(process);
+        self.memory_mut().stopping.remove(&process);
+        let replaced = self
+            .memory()
+            .rollout
+            .is_some_and(|rollout| process <= rollout.through);
+        if let Some(current) = &mut self.current {
+            current.kept.retain(|kept| *kept != pid);
+            current.stopped.push(pid);
+        }
+        match stopped {
+            Some(how) => {
+                self.log_end(cx, Level::Debug, deceased, end);
+                if how.cause.spends() && !replaced {
+                    self.spend();
+                }
+            }
+            None => {
+                self.log_end(cx, Level::Info, deceased, end);
+                if !replaced {
+                    self.spend();
+                    self.judge(cx, deceased, end);
+                }
+            }
+        }
+        let exit_code = end.cause.exit_code();
+        self.flush(cx);
+        self.publish(cx, end.at, EventAction::Reap { pid, exit_code });
+    }
+
+    fn spend(&mut self) {
+        if !self.config.respawn && self.wanted() {
+            let memory = self.memory_mut();
+            memory.spent = memory.spent.saturating_add(1);
+        }
+    }
+
+    /// A process ended by itself: did it live long enough?
+    fn judge(&mut self, cx: &mut Context, deceased: &Deceased, end: ProcessEnd) {
+        if !self.wanted() || !self.config.respawn {
+            return;
+        }
+        let worker = deceased.identity.worker;
+        self.replaced
+            .insert(worker, deceased.identity.restarts.saturating_add(1));
+        let memory = self.memory_mut();
+        memory.restarts = memory.restarts.saturating_add(1);
+        if end.at.since(deceased.started) >= self.config.backoff.reset_after {
+            self.memory_mut().failures.remove(&worker);
+        } else {
+            let mut policy = self.config.backoff;
+            if end.cause == EndCause::Exited(0) {
+                // A job that is run over and over. Circus started it again with its next
+                // housekeeping, so it shall not wait longer than that.
+                policy.max = policy.max.min(cx.check_delay.max(CLEAN_EXIT_WAIT_MIN));
+            }
+            self.count_failure(cx, worker, end.at, &policy);
+        }
+    }
+
+    fn log_end(&self, cx: &mut Context, level: Level, deceased: &Deceased, end: ProcessEnd) {
+        let lived = end.at.since(deceased.started).as_secs_f64();
+        let how = match end.cause {
+            EndCause::Exited(status) => format!("exited with status {status}"),
+            EndCause::Signaled { signal, core } => {
+                let core = if core { ", core dumped" } else { "" };
+                format!("was ended by signal {signal}{core}")
+            }
+            EndCause::Unknown => "ended, nobody knows how".to_owned(),
+        };
+        let (pid, worker) = (deceased.pid, deceased.identity.worker);
+        cx.log(
+            level,
+            format!(
+                "watcher {:?}: worker {worker}, pid {pid}, {how} after {lived:.1} s",
+                self.config.name
+            ),
+        );
+    }
+
+    /// All output of a process is stored.
+    pub(super) fn handle_drained(&mut self, cx: &mut Context, process: ProcessId) {
+        if self.ended.contains_key(&process) {
+            self.acknowledge(cx, process);
+        } else {
+            self.children.set_drained(process);
+        }
+    }
+
+    fn acknowledge(&mut self, cx: &mut Context, process: ProcessId) {
+        #[cfg(test)]
+        if cx.fault == Fault::NeverAcknowledge {
+            return;
+        }
+        self.ended.remove(&process);
+        // The effect of the end is on its way to the kernel before this, and the note that it was
+        // accounted for is dropped after it.
+        self.act(cx, Action::AcknowledgeEnd { process });
+        self.acknowledged.push((cx.last_write(), process));
+        self.memory_mut().accounted.remove(&process);
+    }
+
+    /// A process is not in the kernel's books any more, and nobody was told of its end: somebody
+    /// removed it there.
+    pub(super) fn handle_vanished(&mut self, cx: &mut Context, process: ProcessId, pid: Pid) {
+        let memory = self.memory_mut();
+        memory.stopping.remove(&process);
+        cx.log(
+            Level::Warning,
+            format!(
+                "watcher {:?}: the process kernel does not hold pid {pid} any more; how it ended \
+                 is unknown",
+                self.config.name
+            ),
+        );
+        self.publish(
+            cx,
+            cx.now,
+            EventAction::Reap {
+                pid,
+                exit_code: EndCause::Unknown.exit_code(),
+            },
+        );
+    }
+}

@@ -1,0 +1,43 @@
+//! Every bound and fixed pause of the engine.
+
+use std::time::Duration;
+
+/// Commands that may wait behind the one a watcher is busy with. People do not queue more by
+/// hand; a program that does is in a loop. They are remembered, so this also bounds the value.
+pub const QUEUED_OPERATIONS_MAX: usize = 64;
+
+/// Commands that may wait for the first connection to the kernel, in all.
+pub const DEFERRED_COMMANDS_MAX: usize = 256;
+
+/// How many processes one watcher may be asked for. Far above what one machine runs, far below
+/// what could hurt the arithmetic.
+pub const NUMPROCESSES_MAX: u32 = 100_000;
+
+/// After so many failed attempts in a row a waiting command is answered as failed, while the
+/// attempts go on. Circus's default of `max_retry`.
+pub const OPERATION_ATTEMPTS_MAX: u32 = 5;
+
+/// A process that survives SIGKILL is in the middle of a system call that cannot be interrupted;
+/// it is tried again after this long.
+pub const KILL_AGAIN_AFTER: Duration = Duration::from_secs(10);
+
+/// A program that ends well again and again may be started this often, however small
+/// `check_delay` is.
+pub const CLEAN_EXIT_WAIT_MIN: Duration = Duration::from_secs(1);
+
+/// A value that the kernel refused is offered again after this long.
+pub const VALUE_RETRY: Duration = Duration::from_secs(10);
+
+/// First pause after a socket could not be made, doubled up to [`SOCKET_RETRY_MAX`].
+pub const SOCKET_RETRY_MIN: Duration = Duration::from_secs(1);
+
+/// See [`SOCKET_RETRY_MIN`].
+pub const SOCKET_RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// How long leaving waits for the output of ended processes to be stored. What is not stored by
+/// then stays in the kernel for the next manager.
+pub const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Back-off is lengthened by a random part of itself, so that many do not come back at once: at
+/// most one in so many.
+pub const JITTER_PARTS: u64 = 10;

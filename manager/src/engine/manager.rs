@@ -1,0 +1,466 @@
+//! The engine itself: hands each input to the watcher it concerns, lets watchers settle, and
+//! gives out what they want done.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::action::{Action, Level};
+use super::commands::Pending;
+use super::context::{Context, Link};
+use super::ending::Ending;
+use super::ids::{CommandId, Moment, Pid, ProcessId, Ticket, WatcherKey, WorkerId, WriteId};
+use super::input::{Input, ProcessEnd, SpawnErrorKind};
+use super::limits::VALUE_RETRY;
+use super::remember;
+use super::start_order::StartOrder;
+use super::watcher::{Standing, Turn, Watcher};
+use crate::command::Command;
+use crate::config::model::Configuration;
+
+/// What an engine is told once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Which managers' children are ours. Two managers of different namespaces can share a kernel.
+    pub namespace: String,
+    /// For all random choices.
+    pub seed: u64,
+}
+
+/// All decisions of a manager. See the module [`super`] for how it is driven.
+///
+/// `poll_action` first gives out what is queued, then lets the watchers concerned by the inputs
+/// since the last poll decide, so that many inputs in a row cost one decision.
+#[derive(Debug)]
+pub struct Engine {
+    pub(super) configuration: Configuration,
+    pub(super) cx: Context,
+    pub(super) watchers: BTreeMap<WatcherKey, Watcher>,
+    /// Keys in starting order: by priority from the highest on, else as configured.
+    pub(super) order: Vec<WatcherKey>,
+    /// Watchers that something happened to.
+    pub(super) dirty: BTreeSet<WatcherKey>,
+    /// Whose each process is that the kernel holds.
+    pub(super) owners: BTreeMap<ProcessId, WatcherKey>,
+    /// Ends that came before the answer to their spawn; only kept while answers are due.
+    early_ends: BTreeMap<ProcessId, ProcessEnd>,
+    pub(super) starts: StartOrder,
+    pub(super) pending: BTreeMap<CommandId, Pending>,
+    /// Commands that came before it was known what earlier ones had said.
+    pub(super) deferred: Vec<(CommandId, Command)>,
+    pub(super) ending: Ending,
+    /// Names of the kernel's sockets at the last connection.
+    pub(super) held_sockets: BTreeSet<String>,
+    pub(super) foreign_processes: u32,
+    pub(super) recovered: Recovered,
+}
+
+/// Whether this engine has ever seen what an earlier one left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Recovered {
+    NotYet,
+    Yes,
+}
+
+impl Engine {
+    /// An engine that waits for its first [`Input::KernelConnected`].
+    #[must_use]
+    pub fn new(settings: Settings, configuration: Configuration) -> Self {
+        let mut engine = Self {
+            cx: Context::new(settings.namespace, settings.seed),
+            watchers: BTreeMap::new(),
+            order: Vec::new(),
+            dirty: BTreeSet::new(),
+            owners: BTreeMap::new(),
+            early_ends: BTreeMap::new(),
+            starts: StartOrder::new(configuration.global.warmup_delay),
+            pending: BTreeMap::new(),
+            deferred: Vec::new(),
+            ending: Ending::default(),
+            held_sockets: BTreeSet::new(),
+            foreign_processes: 0,
+            recovered: Recovered::NotYet,
+            configuration,
+        };
+        engine.cx.sockets.configure(&engine.configuration);
+        engine.cx.check_delay = engine.configuration.global.check_delay;
+        for config in &engine.configuration.watchers {
+            let watcher = Watcher::new(config.clone(), &engine.configuration);
+            engine.watchers.insert(watcher.key.clone(), watcher);
+        }
+        engine.sort_watchers();
+        engine
+    }
+
+    /// Prefix of the values that belong into [`KernelFacts`](super::KernelFacts).
+    #[must_use]
+    pub fn values_prefix(&self) -> String {
+        remember::prefix(&self.cx.namespace)
+    }
+
+    /// Something happened. `now` never goes back.
+    pub fn handle_input(&mut self, input: Input, now: Moment) {
+        self.cx.now = now.max(self.cx.now);
+        if self.ending.over() {
+            self.refuse_when_over(&input);
+            return;
+        }
+        match input {
+            Input::KernelConnected(facts) => self.handle_connected(facts),
+            Input::KernelLost => self.handle_lost(),
+            Input::LeaseLost => self.handle_replaced(),
+            Input::SocketReady { socket } => {
+                self.cx.sockets.handle_ready(&socket);
+                self.touch_socket(&socket);
+            }
+            Input::SocketFailed { socket, error } => self.handle_socket_failed(&socket, &error),
+            Input::Spawned {
+                ticket,
+                process,
+                pid,
+                started,
+            } => {
+                self.handle_spawned(ticket, process, pid, started);
+            }
+            Input::SpawnFailed {
+                ticket,
+                error,
+                kind,
+            } => {
+                self.handle_spawn_failed(ticket, &error, kind);
+            }
+            Input::ProcessEnded { process, end } => self.handle_ended(process, end),
+            Input::OutputDrained { process } => self.handle_drained(process),
+            Input::ValueStored { write } => {
+                let key = self.cx.write_answered(write);
+                if let Some(watcher) = key.and_then(|key| self.watchers.get_mut(&key)) {
+                    watcher.handle_value_stored(write);
+                }
+            }
+            Input::ValueRefused { write, error } => self.handle_value_refused(write, &error),
+            Input::ActionFailed { error } => self.cx.log(Level::Error, error),
+            Input::CommandReceived { command, request } => self.handle_command(command, &request),
+            Input::ConfigurationChanged(configuration) => self.handle_configuration(*configuration),
+        }
+    }
+
+    /// The time of [`Engine::poll_deadline`] has come, or any time has passed.
+    pub fn handle_deadline(&mut self, now: Moment) {
+        self.cx.now = now.max(self.cx.now);
+        let due: Vec<WatcherKey> = self
+            .watchers
+            .values()
+            .filter(|watcher| watcher.wake.is_some_and(|wake| wake <= self.cx.now))
+            .map(|watcher| watcher.key.clone())
+            .collect();
+        self.dirty.extend(due);
+        self.cx.ask_for_sockets();
+    }
+
+    /// What shall be done next, until `None`.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        if let Some(action) = self.cx.pop() {
+            return Some(action);
+        }
+        if self.ending.over() {
+            return None;
+        }
+        self.settle();
+        self.cx.pop()
+    }
+
+    /// When [`Engine::handle_deadline`] is due, if nothing else happens. Ask after `poll_action`
+    /// has given `None`.
+    #[must_use]
+    pub fn poll_deadline(&self) -> Option<Moment> {
+        if self.ending.over() || !self.cx.connected() {
+            return None;
+        }
+        let watchers = self.watchers.values().filter_map(|watcher| watcher.wake);
+        let others = [
+            self.cx.sockets.deadline(),
+            self.starts.deadline(self.cx.now),
+            self.ending.deadline(),
+        ];
+        watchers.chain(others.into_iter().flatten()).min()
+    }
+
+    /// Lets all watchers that something happened to decide, until nothing is left to decide.
+    fn settle(&mut self) {
+        self.cx.ask_for_sockets();
+        loop {
+            self.advance_starts();
+            let dirty = std::mem::take(&mut self.dirty);
+            if dirty.is_empty() {
+                break;
+            }
+            let Self {
+                order,
+                watchers,
+                cx,
+                ..
+            } = self;
+            for key in order.iter().filter(|key| dirty.contains(*key)) {
+                if let Some(watcher) = watchers.get_mut(key) {
+                    watcher.settle(cx);
+                }
+            }
+            self.bury();
+        }
+        self.collect_outcomes();
+        self.cx.release_promises();
+        self.advance_ending();
+    }
+
+    pub(super) fn touch(&mut self, key: &WatcherKey) {
+        self.dirty.insert(key.clone());
+    }
+
+    pub(super) fn touch_all(&mut self) {
+        self.dirty.extend(self.watchers.keys().cloned());
+    }
+
+    fn touch_socket(&mut self, socket: &str) {
+        let concerned = self
+            .watchers
+            .values()
+            .filter(|watcher| watcher.uses.includes(socket));
+        self.dirty
+            .extend(concerned.map(|watcher| watcher.key.clone()));
+    }
+
+    pub(super) fn sort_watchers(&mut self) {
+        let place: BTreeMap<WatcherKey, usize> = self
+            .configuration
+            .watchers
+            .iter()
+            .enumerate()
+            .map(|(place, config)| (WatcherKey::of(&config.name), place))
+            .collect();
+        let mut order: Vec<&Watcher> = self.watchers.values().collect();
+        order.sort_by_key(|watcher| {
+            let place = place.get(&watcher.key).copied().unwrap_or(usize::MAX);
+            (std::cmp::Reverse(watcher.config.priority), place)
+        });
+        self.order = order
+            .into_iter()
+            .map(|watcher| watcher.key.clone())
+            .collect();
+    }
+
+    /// Forgets watchers that are not configured any more and have nothing left.
+    fn bury(&mut self) {
+        let over: Vec<WatcherKey> = self
+            .watchers
+            .values()
+            .filter(|watcher| {
+                watcher.standing == Standing::Retired && watcher.empty() && watcher.ended.is_empty()
+            })
+            .map(|watcher| watcher.key.clone())
+            .collect();
+        for key in over {
+            if let Some(mut watcher) = self.watchers.remove(&key) {
+                *watcher.memory_mut() = remember::Memory::default();
+                watcher.flush(&mut self.cx);
+            }
+            self.order.retain(|other| *other != key);
+        }
+    }
+
+    fn advance_starts(&mut self) {
+        if !self.cx.connected() {
+            return;
+        }
+        while let Some(key) = self.starts.next(self.cx.now, &self.watchers, &self.cx) {
+            if let Some(watcher) = self.watchers.get_mut(&key) {
+                watcher.turn = Turn::Granted;
+                self.dirty.insert(key);
+            }
+        }
+    }
+
+    fn handle_lost(&mut self) {
+        self.drop_connection();
+        self.cx.log(
+            Level::Warning,
+            "the process kernel is out of reach; its children run on".to_owned(),
+        );
+    }
+
+    /// Whatever was on its way is in the next facts or will never arrive.
+    pub(super) fn drop_connection(&mut self) {
+        self.cx.disconnect();
+        self.early_ends.clear();
+        for watcher in self.watchers.values_mut() {
+            let lost = std::mem::take(&mut watcher.spawning);
+            watcher.unanswered.extend(lost);
+            watcher.wake = None;
+        }
+    }
+
+    fn handle_socket_failed(&mut self, socket: &str, error: &str) {
+        let wait = self.cx.sockets.wait_of(socket);
+        let now = self.cx.now;
+        let line = self
+            .cx
+            .sockets
+            .handle_failed(socket, error, &self.held_sockets, now, wait);
+        if let Some((level, text)) = line {
+            self.cx.log(level, text);
+        }
+        self.touch_socket(socket);
+    }
+
+    fn handle_spawned(&mut self, ticket: Ticket, process: ProcessId, pid: Pid, started: Moment) {
+        let Some((key, worker)) = self.take_flight(ticket) else {
+            return;
+        };
+        self.owners.insert(process, key.clone());
+        if let Some(watcher) = self.watchers.get_mut(&key) {
+            watcher.handle_spawned(&mut self.cx, worker, ticket, process, pid, started);
+        }
+        self.touch(&key);
+        if let Some(end) = self.early_ends.remove(&process) {
+            self.handle_ended(process, end);
+        }
+        self.drop_early_ends();
+    }
+
+    fn handle_spawn_failed(&mut self, ticket: Ticket, error: &str, kind: SpawnErrorKind) {
+        let Some((key, worker)) = self.take_flight(ticket) else {
+            return;
+        };
+        if let Some(watcher) = self.watchers.get_mut(&key) {
+            watcher.handle_spawn_failed(&mut self.cx, worker, error, kind);
+        }
+        self.touch(&key);
+        self.drop_early_ends();
+    }
+
+    fn take_flight(&mut self, ticket: Ticket) -> Option<(WatcherKey, WorkerId)> {
+        self.cx.flights.remove(&ticket)
+    }
+
+    fn drop_early_ends(&mut self) {
+        if self.cx.flights.is_empty() {
+            self.early_ends.clear();
+        }
+    }
+
+    fn handle_ended(&mut self, process: ProcessId, end: ProcessEnd) {
+        match self.owners.get(&process).cloned() {
+            Some(key) => {
+                if let Some(watcher) = self.watchers.get_mut(&key) {
+                    watcher.handle_end(&mut self.cx, process, end);
+                }
+                self.forget_owner(&key, process);
+                self.touch(&key);
+            }
+            None if self.cx.flights.is_empty() => {}
+            None => {
+                self.early_ends.insert(process, end);
+            }
+        }
+    }
+
+    fn handle_drained(&mut self, process: ProcessId) {
+        let Some(key) = self.owners.get(&process).cloned() else {
+            return;
+        };
+        if let Some(watcher) = self.watchers.get_mut(&key) {
+            watcher.handle_drained(&mut self.cx, process);
+        }
+        self.forget_owner(&key, process);
+        self.touch(&key);
+    }
+
+    /// A process that is neither alive nor held for its output has no owner.
+    fn forget_owner(&mut self, key: &WatcherKey, process: ProcessId) {
+        let known = self.watchers.get(key).is_some_and(|watcher| {
+            watcher.children.contains(process) || watcher.ended.contains_key(&process)
+        });
+        if !known {
+            self.owners.remove(&process);
+        }
+    }
+
+    fn handle_value_refused(&mut self, write: WriteId, error: &str) {
+        self.cx.break_promises(write, error);
+        let Some(key) = self.cx.write_answered(write) else {
+            return;
+        };
+        self.cx.log(
+            Level::Error,
+            format!(
+                "watcher {:?}: the process kernel refused to remember its state: {error}",
+                key.as_str()
+            ),
+        );
+        let retry_at = self.cx.now + VALUE_RETRY;
+        if let Some(watcher) = self.watchers.get_mut(&key) {
+            watcher.handle_value_refused(retry_at);
+        }
+        self.touch(&key);
+    }
+
+    fn handle_configuration(&mut self, configuration: Configuration) {
+        for kernel_name in self.cx.sockets.configure(&configuration) {
+            self.held_sockets.remove(&kernel_name);
+            if self.cx.connected() {
+                self.cx.push(Action::CloseSocket { kernel_name });
+            }
+        }
+        self.starts.set_warm_up(configuration.global.warmup_delay);
+        self.cx.check_delay = configuration.global.check_delay;
+        let mut gone: BTreeSet<WatcherKey> = self.watchers.keys().cloned().collect();
+        let mut fresh = BTreeSet::new();
+        for config in &configuration.watchers {
+            let key = WatcherKey::of(&config.name);
+            gone.remove(&key);
+            match self.watchers.get_mut(&key) {
+                Some(watcher) => {
+                    watcher.configure(config.clone(), &configuration);
+                    if watcher.standing == Standing::Retired {
+                        watcher.standing = Standing::Configured;
+                    }
+                }
+                None => {
+                    let watcher = Watcher::new(config.clone(), &configuration);
+                    fresh.insert(key.clone());
+                    self.watchers.insert(key, watcher);
+                }
+            }
+        }
+        for key in &gone {
+            if let Some(watcher) = self.watchers.get_mut(key) {
+                watcher.forget_words(&mut self.cx, "the watcher is not configured any more");
+                watcher.standing = Standing::Retired;
+            }
+        }
+        self.configuration = configuration;
+        self.sort_watchers();
+        let fresh: Vec<_> = self
+            .order
+            .iter()
+            .filter(|key| fresh.contains(*key))
+            .cloned()
+            .collect();
+        self.line_up(fresh);
+        self.ending.cover(&mut self.watchers, &mut self.cx);
+        self.touch_all();
+    }
+
+    /// Lets watchers start in this order, one when the other is up.
+    pub(super) fn line_up(&mut self, keys: impl IntoIterator<Item = WatcherKey>) {
+        for key in keys {
+            if let Some(watcher) = self.watchers.get_mut(&key) {
+                watcher.turn = Turn::Waiting;
+                self.starts.push(key);
+            }
+        }
+    }
+
+    /// Whether the kernel is connected.
+    #[must_use]
+    pub(super) const fn link(&self) -> Link {
+        self.cx.link
+    }
+}

@@ -1,0 +1,47 @@
+//! All of the manager's decisions, as a pure state machine: inputs are what the kernel, operators
+//! and the clock say, outputs are actions. See [`input`] and [`action`] for the contract.
+//!
+//! A shell drives it like this: `Engine::new(Settings, Configuration)`, then for each thing that
+//! happens `handle_input(input, now)` or, when `poll_deadline()` has come, `handle_deadline(now)`,
+//! and after each of them `poll_action()` until there is none. `values_prefix()` says which
+//! values it wants to see among the kernel's facts.
+
+pub mod action;
+mod children;
+mod commands;
+mod context;
+mod converge;
+mod ending;
+mod ends;
+mod fingerprint;
+pub mod ids;
+pub mod input;
+pub mod labels;
+pub mod limits;
+mod manager;
+mod operation;
+mod pattern;
+mod random;
+mod reconcile;
+mod reload;
+mod remember;
+mod restart_policy;
+#[cfg(test)]
+mod simulation;
+mod sockets;
+mod start_order;
+mod status;
+mod stopping;
+#[cfg(test)]
+mod tests;
+mod watcher;
+mod worker;
+
+pub use action::{
+    Action, Event, EventAction, Level, Outcome, OutputSource, SignalTarget, SpawnRequest,
+};
+pub use ids::{
+    CommandId, Epoch, Generation, Moment, Pid, ProcessId, Ticket, WatcherKey, WorkerId, WriteId,
+};
+pub use input::{EndCause, HeldProcess, Input, KernelFacts, ProcessEnd, SpawnErrorKind};
+pub use manager::{Engine, Settings};

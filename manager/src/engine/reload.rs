@@ -1,0 +1,128 @@
+//! Replacing processes: restart, graceful and sequential reload.
+//!
+//! A replacement is remembered as the number of the newest process that has to go. Whatever is
+//! alive and not newer is old; the rest follows from that, also after a crash in the middle.
+
+use super::action::{Action, EventAction, SignalTarget};
+use super::context::Context;
+use super::converge::Pace;
+use super::ids::ProcessId;
+use super::remember::{Rollout, Run};
+use super::watcher::{Stage, Watcher};
+use crate::command::ReloadMethod;
+use crate::config::model::SignalNumber;
+
+impl Watcher {
+    /// Begins to replace all that is alive now. What is stopped is started.
+    pub(super) fn begin_rollout(&mut self, cx: &mut Context, method: ReloadMethod) {
+        let was_wanted = self.wanted();
+        self.set_run(Run::Running);
+        self.begin_afresh();
+        let newest = self.children.newest();
+        if !was_wanted {
+            return;
+        }
+        let hang_up = self.config.send_hup && method != ReloadMethod::Terminate;
+        match newest {
+            Some(_) if hang_up => self.hang_up(cx),
+            Some(through) => self.memory_mut().rollout = Some(Rollout { through, method }),
+            None => {}
+        }
+    }
+
+    /// Clears what would hold back a start that an operator asked for.
+    pub(super) fn begin_afresh(&mut self) {
+        let memory = self.memory_mut();
+        memory.failures.clear();
+        memory.failed_starts = 0;
+        memory.spent = 0;
+        self.spawn_error = None;
+        self.replaced.clear();
+    }
+
+    fn hang_up(&mut self, cx: &mut Context) {
+        let processes: Vec<ProcessId> = self.children.iter().map(|(id, _)| id).collect();
+        for process in processes {
+            let signal = SignalNumber::HUP;
+            self.act(
+                cx,
+                Action::Signal {
+                    process,
+                    signal,
+                    target: SignalTarget::Process,
+                },
+            );
+        }
+        self.publish(cx, cx.now, EventAction::Reload);
+    }
+
+    /// One step of a replacement.
+    pub(super) fn roll(&mut self, cx: &mut Context, rollout: Rollout) {
+        let old = self.children.through(rollout.through).count();
+        match rollout.method {
+            ReloadMethod::Sequential if old == 0 => {
+                // The last successor may still be on its way.
+                self.keep(cx);
+                if self.spawning.is_empty() && self.children.settled() >= self.target() {
+                    self.finish_rollout(cx, rollout.method);
+                }
+            }
+            ReloadMethod::Terminate | ReloadMethod::Graceful if old == 0 => {
+                self.finish_rollout(cx, rollout.method);
+            }
+            ReloadMethod::Terminate => self.stop_oldest(cx, usize::MAX, rollout.through),
+            ReloadMethod::Graceful => self.roll_gracefully(cx, rollout, old),
+            ReloadMethod::Sequential => self.roll_sequentially(cx, rollout),
+        }
+    }
+
+    fn finish_rollout(&mut self, cx: &mut Context, method: ReloadMethod) {
+        self.memory_mut().rollout = None;
+        match method {
+            ReloadMethod::Terminate => {
+                if self.empty() {
+                    self.publish(cx, cx.now, EventAction::Stop);
+                }
+                self.stage = Stage::Rising;
+            }
+            ReloadMethod::Graceful | ReloadMethod::Sequential => {
+                self.publish(cx, cx.now, EventAction::Reload);
+            }
+        }
+        self.keep(cx);
+    }
+
+    /// New ones first, all at once; the old ones go when every new one is there.
+    fn roll_gracefully(&mut self, cx: &mut Context, rollout: Rollout, old: usize) {
+        let target = self.target();
+        let fresh = self.children.len() - old + self.spawning.len();
+        if fresh < target {
+            self.spawn_missing(cx, target - fresh, Pace::AtOnce);
+        }
+        let there = self
+            .children
+            .after(rollout.through)
+            .filter(|child| !child.stopping())
+            .count();
+        if there >= target {
+            self.stop_oldest(cx, usize::MAX, rollout.through);
+        }
+    }
+
+    /// One old process at a time; the next one goes when its predecessor's successor is there and
+    /// warmed up.
+    fn roll_sequentially(&mut self, cx: &mut Context, rollout: Rollout) {
+        let target = self.target();
+        let live = self.children.len() + self.spawning.len();
+        if live < target {
+            self.spawn_missing(cx, target - live, Pace::WarmUp);
+        }
+        let all_there = live >= target
+            && self.spawning.is_empty()
+            && self.next_spawn_at <= cx.now
+            && self.children.stopping() == 0;
+        if all_there {
+            self.stop_oldest(cx, 1, rollout.through);
+        }
+    }
+}

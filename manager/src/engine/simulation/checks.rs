@@ -1,0 +1,313 @@
+//! What must be true once faults have stopped, and what must have been true all along.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::kernel::SimProcess;
+use super::operators;
+use super::scenario::Mood;
+use super::world::{Chapter, Heard, World};
+use crate::command::Command;
+use crate::config::model::WatcherConfig;
+use crate::engine::WatcherKey;
+use crate::engine::labels;
+use crate::engine::remember::{Memory, Run, StopReason};
+
+/// How long the world may take to come to rest: the longest back-off and graceful timeout, some
+/// rounds of them.
+const PATIENCE: Duration = Duration::from_secs(1800);
+/// How long it is watched at rest.
+const REST: Duration = Duration::from_secs(3600);
+/// How often the engine may wake up during [`REST`].
+const POLLS_AT_REST_MAX: u64 = 50;
+
+/// Lets the world come to rest, checks it, and checks that it stays so.
+pub(super) fn settle_down(world: &mut World) -> Result<(), String> {
+    world.kernel.calm_down();
+    world.note(|| "--- faults stop".to_owned());
+    let limit = world.now + PATIENCE;
+    loop {
+        world.keep_a_manager()?;
+        if world.session.is_none() {
+            world.connect()?;
+        }
+        run_dry(world)?;
+        match at_rest(world) {
+            Ok(()) => break,
+            Err(problem) => {
+                if world.session.is_some() && !world.jump(limit)? {
+                    return Err(format!("never came to rest: {problem}"));
+                }
+            }
+        }
+    }
+    world.note(|| "--- at rest".to_owned());
+    stays_at_rest(world)?;
+    throughout(world)
+}
+
+/// Delivers everything that is on its way.
+fn run_dry(world: &mut World) -> Result<(), String> {
+    for _ in 0..100_000 {
+        let Some(session) = &world.session else {
+            return Ok(());
+        };
+        if session.outgoing.is_empty() && session.incoming.is_empty() {
+            return Ok(());
+        }
+        world.deliver_to_kernel()?;
+        world.deliver_to_engine()?;
+    }
+    Err("kernel and manager never stop talking".to_owned())
+}
+
+fn stays_at_rest(world: &mut World) -> Result<(), String> {
+    if world
+        .configuration
+        .watchers
+        .iter()
+        .any(|watcher| watcher.max_age.is_some())
+    {
+        return Ok(());
+    }
+    let limit = world.now + REST;
+    let (spawns, signals, polls) = (
+        world.kernel.history.spawns,
+        world.kernel.history.signals,
+        world.polls,
+    );
+    while world.jump(limit)? {
+        run_dry(world)?;
+        if world.polls - polls > POLLS_AT_REST_MAX {
+            return Err("the engine does not rest".to_owned());
+        }
+    }
+    let history = &world.kernel.history;
+    // Where the kernel refused to remember a stop, the next manager may still see its consequence.
+    let forgotten = history.refusals > 0;
+    if !forgotten && (history.spawns, history.signals) != (spawns, signals) {
+        return Err("processes were started or signalled for no reason".to_owned());
+    }
+    at_rest(world)
+}
+
+/// What must be true now.
+fn at_rest(world: &World) -> Result<(), String> {
+    if let Some(command) = world.waiting.keys().next() {
+        return Err(format!("command {command} has no answer"));
+    }
+    for config in &world.configuration.watchers {
+        check_watcher(world, config)?;
+    }
+    let engine = world.engine.as_ref().ok_or("there is no manager")?;
+    for watcher in engine.watchers.values() {
+        let memory = watcher.memory();
+        let ready = if watcher.wanted() {
+            watcher.complete(&engine.cx)
+        } else {
+            watcher.empty()
+        };
+        let ageing = watcher.config.max_age.is_some();
+        let idle = memory.current.is_none()
+            && memory.queue.is_empty()
+            && (ageing || memory.stopping.is_empty() && memory.stopping_through.is_none());
+        if !ready || !idle || memory.rollout.is_some() {
+            return Err(format!("{} is still busy: {memory:?}", watcher.key));
+        }
+    }
+    for process in world
+        .kernel
+        .processes
+        .values()
+        .filter(|it| !it.held.labels.is_empty())
+    {
+        let owner = process
+            .held
+            .labels
+            .get(labels::WATCHER)
+            .cloned()
+            .unwrap_or_default();
+        if world.configuration.watcher(&owner).is_none() {
+            return Err(format!(
+                "{} is held although nobody wants it",
+                process.held.name
+            ));
+        }
+        if process.held.ended.is_some() {
+            return Err(format!(
+                "the end of {} was never acknowledged",
+                process.held.id
+            ));
+        }
+    }
+    for key in world.kernel.values.keys() {
+        let watcher = key.strip_prefix("kingpole.sim.watcher.").unwrap_or(key);
+        if world.configuration.watcher(watcher).is_none() {
+            return Err(format!("value {key} is obsolete"));
+        }
+    }
+    for socket in &world.configuration.sockets {
+        if !world.kernel.sockets.contains(&socket.kernel_socket_name()) {
+            return Err(format!("socket {} is missing", socket.name));
+        }
+    }
+    check_replacements(world)
+}
+
+fn live_of<'a>(world: &'a World, key: &'a WatcherKey) -> impl Iterator<Item = &'a SimProcess> {
+    world.kernel.live().filter(move |process| {
+        process.held.labels.get(labels::WATCHER).map(String::as_str) == Some(key.as_str())
+    })
+}
+
+fn check_watcher(world: &World, config: &WatcherConfig) -> Result<(), String> {
+    let key = WatcherKey::of(&config.name);
+    let words = world.model().words(&key);
+    let live = live_of(world, &key).count();
+    let watcher = world
+        .engine
+        .as_ref()
+        .and_then(|engine| engine.watchers.get(&key));
+    let ended_for_good = match watcher.and_then(|watcher| watcher.memory().run.as_ref()) {
+        Some(Run::Stopped(StopReason::GaveUp { .. })) => world
+            .kernel
+            .history
+            .permanent_failures
+            .contains(key.as_str()),
+        Some(Run::Stopped(StopReason::Finished)) => !config.respawn,
+        Some(Run::Stopped(StopReason::Command) | Run::Running) | None => false,
+    };
+    if ended_for_good {
+        return if live == 0 {
+            Ok(())
+        } else {
+            Err(format!("{key} ended but has {live}"))
+        };
+    }
+    let counts = words.counts(config);
+    let good = words
+        .runs(config)
+        .into_iter()
+        .any(|runs| match (runs, config.respawn) {
+            (false, _) => live == 0,
+            (true, true) => counts
+                .iter()
+                .any(|count| usize::try_from(*count) == Ok(live)),
+            (true, false) => counts
+                .iter()
+                .any(|count| usize::try_from(*count).is_ok_and(|count| live <= count)),
+        });
+    if good {
+        Ok(())
+    } else {
+        Err(format!(
+            "{key} has {live} processes; operators said {words:?}"
+        ))
+    }
+}
+
+/// What was to be replaced is gone.
+fn check_replacements(world: &World) -> Result<(), String> {
+    for (place, chapter) in world.story.iter().enumerate() {
+        let Chapter::Command {
+            command,
+            heard: Heard::Yes,
+            configuration,
+            newest,
+        } = chapter
+        else {
+            continue;
+        };
+        if !matches!(command, Command::Restart(_) | Command::Reload(_)) {
+            continue;
+        }
+        for config in operators::meant(command, configuration) {
+            let key = WatcherKey::of(&config.name);
+            let Some(newest) = newest.get(&key) else {
+                continue;
+            };
+            let overruled = world.story.iter().skip(place + 1).any(|later| match later {
+                Chapter::Command { command, .. } => {
+                    matches!(command, Command::Quit(_) | Command::Shutdown(_))
+                }
+                Chapter::Configured(configuration) => configuration.watcher(key.as_str()).is_none(),
+                Chapter::Left { .. } | Chapter::Wiped => false,
+            });
+            let old = live_of(world, &key).find(|process| process.held.id <= *newest);
+            if let Some(old) = old.filter(|_| !overruled) {
+                return Err(format!("{} of {key} was to be replaced", old.held.id));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What must have been true all along.
+fn throughout(world: &World) -> Result<(), String> {
+    let history = &world.kernel.history;
+    for process in history.ends.keys() {
+        let pid = u32::try_from(process.0).unwrap_or(u32::MAX) + 1000;
+        if !world.reaps.keys().any(|reaped| reaped.0 == pid) {
+            return Err(format!("nobody was told of the end of {process}"));
+        }
+    }
+    if world.mood == Mood::Quiet {
+        if history.signals > 0 {
+            return Err(format!(
+                "{} signals although nobody asked for any",
+                history.signals
+            ));
+        }
+        check_counted_once(world)?;
+        check_back_off(world)?;
+    }
+    Ok(())
+}
+
+/// Each end has had its effect once: the remembered counts add up.
+fn check_counted_once(world: &World) -> Result<(), String> {
+    let counted: u64 = world
+        .kernel
+        .values
+        .values()
+        .filter_map(|value| Memory::from_value(value).ok())
+        .map(|memory| memory.restarts)
+        .sum();
+    let ends = u64::try_from(world.kernel.history.ends.len()).unwrap_or(u64::MAX);
+    if counted == ends {
+        Ok(())
+    } else {
+        Err(format!("{ends} processes ended, {counted} were counted"))
+    }
+}
+
+/// No worker came back sooner than its back-off allows, whoever managed it.
+fn check_back_off(world: &World) -> Result<(), String> {
+    for config in &world.configuration.watchers {
+        let names: BTreeSet<&String> = world
+            .kernel
+            .history
+            .lives
+            .keys()
+            .filter(|name| name.starts_with(&format!("circus.{}.", config.key())))
+            .collect();
+        for name in names {
+            let mut failures = 0;
+            let mut previous = None;
+            for life in world.kernel.history.lives.get(name).into_iter().flatten() {
+                if let Some(ended) = previous {
+                    let waited = life.started.since(ended);
+                    let least = config.backoff.delay(failures);
+                    if waited < least {
+                        return Err(format!("{name} came back after {waited:?}, not {least:?}"));
+                    }
+                }
+                let Some(ended) = life.ended else { break };
+                let short = ended.since(life.started) < config.backoff.reset_after;
+                failures = if short { failures + 1 } else { 0 };
+                previous = Some(ended);
+            }
+        }
+    }
+    Ok(())
+}

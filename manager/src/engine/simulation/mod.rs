@@ -1,0 +1,92 @@
+//! Seeded simulation of the engine: a kernel, children, operators and time are simulated, and
+//! managers and connections die between any two steps.
+//!
+//! An ordinary test run takes a few hundred seeds. More of them, or longer runs:
+//!
+//! ```text
+//! KINGPOLE_SIMULATION_SEEDS=100000 KINGPOLE_SIMULATION_STEPS=1000 \
+//!     cargo test -p kingpole-manager --lib engine::simulation::every
+//! ```
+//!
+//! A failure prints the seed, the end of its log, and the command that repeats it.
+
+mod checks;
+pub(super) mod kernel;
+mod operators;
+mod scenario;
+mod world;
+
+use super::context::Fault;
+use world::World;
+
+const SEEDS: u64 = 400;
+const STEPS: u64 = 500;
+/// Seeds within which each deliberate fault has to be caught.
+const SEEDS_PER_FAULT: u64 = 400;
+
+struct Failure {
+    seed: u64,
+    problem: String,
+    log: Vec<String>,
+}
+
+fn run(seed: u64, steps: u64, fault: Fault) -> Result<(), Failure> {
+    let mut world = World::new(seed, fault);
+    let outcome = (0..steps)
+        .try_for_each(|_| world.chaos())
+        .and_then(|()| checks::settle_down(&mut world));
+    outcome.map_err(|problem| Failure {
+        seed,
+        problem,
+        log: world.log.into(),
+    })
+}
+
+fn setting(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} is not a number: {text}")),
+    )
+}
+
+#[test]
+fn every_seed_converges_and_breaks_no_promise() {
+    let steps = setting("KINGPOLE_SIMULATION_STEPS").unwrap_or(STEPS);
+    let seeds = match setting("KINGPOLE_SIMULATION_SEED") {
+        Some(seed) => seed..=seed,
+        None => 1..=setting("KINGPOLE_SIMULATION_SEEDS").unwrap_or(SEEDS),
+    };
+    for seed in seeds {
+        if let Err(Failure { seed, problem, log }) = run(seed, steps, Fault::None) {
+            panic!(
+                "{}\n\nseed {seed}: {problem}\nrepeat: KINGPOLE_SIMULATION_SEED={seed} \
+                 KINGPOLE_SIMULATION_STEPS={steps} cargo test -p kingpole-manager --lib \
+                 engine::simulation::every",
+                log.join("\n")
+            );
+        }
+    }
+}
+
+#[test]
+fn every_deliberate_fault_is_caught() {
+    for fault in Fault::ALL {
+        let caught = (1..=SEEDS_PER_FAULT).find_map(|seed| run(seed, STEPS, fault).err());
+        match caught {
+            Some(Failure { seed, problem, .. }) => println!("{fault:?}: seed {seed}: {problem}"),
+            None => panic!("{fault:?} was not caught in {SEEDS_PER_FAULT} seeds"),
+        }
+    }
+}
+
+#[test]
+fn equal_seeds_give_equal_runs() {
+    let logs = [(); 2].map(|()| {
+        let mut world = World::new(42, Fault::None);
+        let outcome = (0..STEPS).try_for_each(|_| world.chaos());
+        assert_eq!(outcome, Ok(()));
+        world.log
+    });
+    assert!(logs[0] == logs[1], "the runs differ");
+}

@@ -1,0 +1,102 @@
+//! Answers to those who only look.
+
+use super::context::{Context, Link};
+use super::ids::{Moment, ProcessId};
+use super::remember::{Run, StopReason};
+use super::sockets::Obstacle;
+use super::watcher::{Stage, Standing, Turn, Watcher};
+use super::worker::Child;
+use crate::command::{KernelLink, ProcessState, ProcessStatus, WatcherStatus};
+
+impl Watcher {
+    /// Everything about it.
+    pub(super) fn status(&self, cx: &Context) -> WatcherStatus {
+        let waits = self.waits_for(cx);
+        let retry_in_ms = waits
+            .as_ref()
+            .and_then(|(_, until)| *until)
+            .map(|until| millis(until, cx.now));
+        let mut processes: Vec<ProcessStatus> = self
+            .children
+            .iter()
+            .map(|(id, child)| self.process_status(id, child, cx.now))
+            .collect();
+        processes.sort_by_key(|process| (process.worker, process.process));
+        WatcherStatus {
+            name: self.config.name.clone(),
+            state: self.state(),
+            reason: self.reason().or(waits.map(|(why, _)| why)),
+            numprocesses: self.count(),
+            configured: self.config.numprocesses,
+            actual: u32::try_from(self.children.len()).unwrap_or(u32::MAX),
+            restarts: self.memory().restarts,
+            retry_in_ms,
+            operation: self
+                .memory()
+                .current
+                .as_ref()
+                .map(|current| current.name().to_owned()),
+            queued: u32::try_from(self.memory().queue.len()).unwrap_or(u32::MAX),
+            processes,
+        }
+    }
+
+    fn process_status(&self, process: ProcessId, child: &Child, now: Moment) -> ProcessStatus {
+        ProcessStatus {
+            worker: child.worker(),
+            pid: child.pid,
+            process,
+            state: if child.stopping() {
+                ProcessState::Stopping
+            } else {
+                ProcessState::Running
+            },
+            started: child.started,
+            uptime_ms: millis(now, child.started),
+            restarts: child.identity.restarts,
+            outdated: child.identity.configuration != self.fingerprint,
+        }
+    }
+
+    /// Why it does not run although one might expect it.
+    fn reason(&self) -> Option<String> {
+        match self.standing {
+            Standing::Retired => return Some("it is not configured any more".to_owned()),
+            Standing::Leaving => return Some("the manager is leaving".to_owned()),
+            Standing::Configured => {}
+        }
+        match &self.memory().run {
+            Some(Run::Stopped(StopReason::Command)) => Some("stopped by an operator".to_owned()),
+            Some(Run::Stopped(StopReason::GaveUp { error, .. })) => Some(format!(
+                "gave up after failed attempts to start it: {error}"
+            )),
+            Some(Run::Stopped(StopReason::Finished)) => {
+                Some("all processes ended and respawn is off".to_owned())
+            }
+            None if !self.config.autostart => Some("autostart is off".to_owned()),
+            Some(Run::Running) | None => (self.stage == Stage::Down && self.turn == Turn::Waiting)
+                .then(|| "waits for its turn to start".to_owned()),
+        }
+    }
+}
+
+impl Obstacle {
+    pub(super) fn into_text(self) -> String {
+        match self {
+            Self::Pending(text) | Self::Failed(text) => text,
+        }
+    }
+}
+
+impl From<Link> for KernelLink {
+    fn from(link: Link) -> Self {
+        match link {
+            Link::Down => Self::Lost,
+            Link::Up { epoch, generation } => Self::Connected { epoch, generation },
+        }
+    }
+}
+
+fn millis(later: Moment, earlier: Moment) -> u64 {
+    u64::try_from(later.since(earlier).as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,267 @@
+//! Behaviour of the engine in single stories, against the simulation's kernel. The claims are the
+//! names; the simulation is for what nobody thought of.
+
+mod commands;
+mod ending;
+mod recovering;
+mod reloading;
+mod starting;
+mod stopping;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::simulation::kernel::{SimKernel, Weather};
+use super::*;
+use crate::command::{Answer, Command, Response, Selection, WatcherStatus};
+use crate::config::model::{Configuration, GlobalSettings, Location, SocketConfig, WatcherConfig};
+use random::Random;
+
+const CALM: Weather = Weather {
+    short_lived: 0,
+    stubborn: 0,
+    failing_spawns: 0,
+    failing_sockets: 0,
+    refused_values: 0,
+};
+
+/// A watcher of some name, to be changed further.
+fn watcher(name: &str) -> WatcherConfig {
+    let mut config = WatcherConfig::with_defaults(name, Location::new("test.ini", 1, 1));
+    config.cmd = "serve".to_owned();
+    config.graceful_timeout = Duration::from_secs(5);
+    config
+}
+
+fn configuration(watchers: Vec<WatcherConfig>) -> Configuration {
+    Configuration {
+        path: PathBuf::from("test.ini"),
+        files: Vec::new(),
+        global: GlobalSettings::default(),
+        watchers,
+        sockets: Vec::new(),
+        plugins: Vec::new(),
+        warnings: Vec::new(),
+    }
+}
+
+fn socket(name: &str) -> SocketConfig {
+    SocketConfig::with_defaults(name, Location::new("test.ini", 1, 1))
+}
+
+/// A manager on a kernel, with everything delivered at once unless a test holds it back.
+struct Bench {
+    engine: Engine,
+    kernel: SimKernel,
+    random: Random,
+    now: Moment,
+    incoming: VecDeque<Input>,
+    /// `web.spawn` and the like since the last look.
+    events: Vec<String>,
+    replies: BTreeMap<u64, Response>,
+    finished: Option<Outcome>,
+    next_command: u64,
+    /// What the kernel was asked for since the last look.
+    asked: Vec<Action>,
+    /// Answers to values are kept back.
+    hold_values: bool,
+}
+
+impl Bench {
+    /// A manager that has just connected to an empty kernel, and everything it did then.
+    fn new(watchers: Vec<WatcherConfig>) -> Self {
+        Self::with(configuration(watchers), SimKernel::new(CALM))
+    }
+
+    fn with(configuration: Configuration, kernel: SimKernel) -> Self {
+        let settings = Settings {
+            namespace: "sim".to_owned(),
+            seed: 1,
+        };
+        let mut bench = Self {
+            engine: Engine::new(settings, configuration),
+            kernel,
+            random: Random::new(1),
+            now: Moment(1_000_000_000_000),
+            incoming: VecDeque::new(),
+            events: Vec::new(),
+            replies: BTreeMap::new(),
+            finished: None,
+            next_command: 0,
+            asked: Vec::new(),
+            hold_values: false,
+        };
+        bench.connect();
+        bench
+    }
+
+    /// The manager dies and another one takes over.
+    fn next_manager(self, configuration: Configuration) -> Self {
+        let now = self.now;
+        let settings = Settings {
+            namespace: "sim".to_owned(),
+            seed: 2,
+        };
+        let engine = Engine::new(settings, configuration);
+        let mut next = Self {
+            engine,
+            kernel: self.kernel,
+            random: self.random,
+            now,
+            incoming: VecDeque::new(),
+            events: Vec::new(),
+            replies: BTreeMap::new(),
+            finished: None,
+            next_command: 0,
+            asked: Vec::new(),
+            hold_values: false,
+        };
+        next.connect();
+        next
+    }
+
+    fn connect(&mut self) {
+        let facts = self.kernel.connect(&self.engine.values_prefix());
+        self.tell(Input::KernelConnected(facts));
+    }
+
+    fn tell(&mut self, input: Input) {
+        self.engine.handle_input(input, self.now);
+        self.run();
+    }
+
+    fn run(&mut self) {
+        loop {
+            while let Some(action) = self.engine.poll_action() {
+                self.perform(action);
+            }
+            let Some(input) = self.incoming.pop_front() else {
+                return;
+            };
+            self.engine.handle_input(input, self.now);
+        }
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::Reply { command, response } => {
+                assert!(
+                    self.replies.insert(command.0, response).is_none(),
+                    "one answer each"
+                );
+            }
+            Action::Publish(event) => {
+                self.events
+                    .push(event.topic().trim_start_matches("watcher.").to_owned());
+            }
+            Action::Log { .. } => {}
+            Action::Finished(outcome) => self.finished = Some(outcome),
+            Action::AttachOutput(source) => {
+                let ended = |it: &HeldProcess| it.ended.is_some();
+                if self
+                    .kernel
+                    .processes
+                    .get(&source.process)
+                    .is_some_and(|it| ended(&it.held))
+                {
+                    self.incoming.push_back(Input::OutputDrained {
+                        process: source.process,
+                    });
+                }
+            }
+            action => {
+                self.asked.push(action.clone());
+                let answers = self
+                    .kernel
+                    .execute(&action, self.now, &mut self.random)
+                    .expect("only what a manager may ask");
+                let held = self.hold_values && matches!(action, Action::SetValue { .. });
+                if !held {
+                    self.incoming.extend(answers);
+                }
+            }
+        }
+    }
+
+    /// Lets time pass with everything that happens in it.
+    fn advance(&mut self, wait: Duration) {
+        let end = self.now + wait;
+        loop {
+            let next = [self.engine.poll_deadline(), self.kernel.next_end()];
+            let next = next.into_iter().flatten().min().filter(|at| *at <= end);
+            self.now = next.unwrap_or(end).max(self.now);
+            for (process, end) in self.kernel.reap(self.now) {
+                self.incoming
+                    .push_back(Input::ProcessEnded { process, end });
+                self.incoming.push_back(Input::OutputDrained { process });
+            }
+            self.engine.handle_deadline(self.now);
+            self.run();
+            if next.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// A process ends by itself, with exit status 1.
+    fn die(&mut self, name: &str) {
+        let process = self.id(name);
+        let end = self.kernel.end(process, self.now).expect("alive");
+        self.incoming
+            .push_back(Input::ProcessEnded { process, end });
+        self.incoming.push_back(Input::OutputDrained { process });
+        self.run();
+    }
+
+    fn id(&self, name: &str) -> ProcessId {
+        let mut named = self.kernel.live().filter(|it| it.held.name == name);
+        named
+            .next()
+            .unwrap_or_else(|| panic!("{name} is not alive: {:?}", self.live()))
+            .held
+            .id
+    }
+
+    /// Names of live processes, sorted.
+    fn live(&self) -> Vec<String> {
+        let mut names: Vec<_> = self.kernel.live().map(|it| it.held.name.clone()).collect();
+        names.sort();
+        names
+    }
+
+    fn command(&mut self, request: Command) -> u64 {
+        self.next_command += 1;
+        let command = CommandId(self.next_command);
+        self.tell(Input::CommandReceived { command, request });
+        self.next_command
+    }
+
+    fn status(&mut self, name: &str) -> WatcherStatus {
+        let command = self.command(Command::Status(Selection::one(name)));
+        match self.replies.remove(&command) {
+            Some(Ok(Answer::Status(report))) => report.watchers[0].clone(),
+            other => panic!("no status: {other:?}"),
+        }
+    }
+
+    fn take_events(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// Signals that were sent since the last look, with their numbers.
+    fn take_signals(&mut self) -> Vec<(i32, SignalTarget)> {
+        let signal = |action| match action {
+            Action::Signal {
+                signal,
+                target,
+                process: _,
+            } => Some((signal.0, target)),
+            _ => None,
+        };
+        std::mem::take(&mut self.asked)
+            .into_iter()
+            .filter_map(signal)
+            .collect()
+    }
+}

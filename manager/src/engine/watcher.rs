@@ -1,0 +1,367 @@
+//! One watcher: what it shall have, what it has, and the loop that brings the two together.
+//!
+//! Desired and actual are apart. Desired is a function of the configuration, the remembered words
+//! of operators ([`Memory`]) and whether the manager is leaving. Actual is what the kernel told:
+//! live children, spawns in flight, ended processes whose output is still being stored. After
+//! each input [`Watcher::settle`] compares both and acts; it keeps no other plan, so it does not
+//! matter what was going on before a crash.
+//!
+//! | stage   | wanted                                             | not wanted                    |
+//! |---------|----------------------------------------------------|-------------------------------|
+//! | Down    | its turn has come: Rising                          | stays                         |
+//! | Rising  | all processes there and warmed up: Up, `start`     | Falling, or Down with `stop`  |
+//! | Up      | stays, whatever is missing for a while             | Falling, or Down with `stop`  |
+//! | Falling | Rising                                             | nothing alive: Down, `stop`   |
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::action::{Action, EventAction, Level};
+use super::children::Children;
+use super::context::Context;
+#[cfg(test)]
+use super::context::Fault;
+use super::fingerprint::fingerprint;
+use super::ids::{CommandId, Moment, ProcessId, WatcherKey, WorkerId, WriteId};
+use super::operation::Current;
+use super::remember::{self, Memory, Run, StopReason};
+use super::sockets::SocketUse;
+use super::worker::{Ended, Spawning};
+use crate::command::WatcherState;
+use crate::config::model::{Configuration, WatcherConfig};
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Watcher {
+    pub(super) key: WatcherKey,
+    pub(super) config: WatcherConfig,
+    pub(super) fingerprint: String,
+    pub(super) uses: SocketUse,
+    pub(super) standing: Standing,
+    pub(super) turn: Turn,
+    pub(super) stage: Stage,
+    memory: Memory,
+    /// Whether `memory` may differ from `stored`; saves comparing on every action.
+    touched: bool,
+    stored: Stored,
+    pub(super) children: Children,
+    pub(super) spawning: BTreeMap<WorkerId, Spawning>,
+    pub(super) ended: BTreeMap<ProcessId, Ended>,
+    /// Ends that were acknowledged, with the last write before; dropped when a later write is
+    /// confirmed, because then the kernel has seen the acknowledgement too.
+    pub(super) acknowledged: Vec<(WriteId, ProcessId)>,
+    /// Spawns whose answer a lost connection took along; repeated with the same key.
+    pub(super) unanswered: BTreeMap<WorkerId, Spawning>,
+    /// How many processes of a worker id ended by themselves before the next one.
+    pub(super) replaced: BTreeMap<WorkerId, u32>,
+    /// Warm-up: no spawn before this.
+    pub(super) next_spawn_at: Moment,
+    /// Who waits for the commands in `memory.queue`, in the same order.
+    pub(super) waiters: VecDeque<Option<CommandId>>,
+    /// Progress of `memory.current`.
+    pub(super) current: Option<Current>,
+    /// The last error of a spawn, until one succeeds.
+    pub(super) spawn_error: Option<String>,
+    pub(super) wake: Option<Moment>,
+}
+
+/// Whether the watcher may have processes at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It is configured.
+    Configured,
+    /// It is not configured any more; it ends once its processes have.
+    Retired,
+    /// The manager is leaving and takes it along.
+    Leaving,
+}
+
+/// Its place in the order of starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// Others come first.
+    Waiting,
+    /// It may start.
+    Granted,
+}
+
+/// See the table of the module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    Down,
+    Rising,
+    Up,
+    Falling,
+}
+
+/// What the kernel is known to remember.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Stored {
+    /// This, once what is on its way has arrived.
+    Value(Option<String>),
+    /// It refused; offered again at this time.
+    Refused { retry_at: Moment },
+}
+
+impl Watcher {
+    pub(super) fn new(config: WatcherConfig, configuration: &Configuration) -> Self {
+        Self {
+            key: WatcherKey::of(&config.name),
+            fingerprint: fingerprint(&config),
+            uses: SocketUse::of(&config, configuration),
+            config,
+            standing: Standing::Configured,
+            turn: Turn::Granted,
+            stage: Stage::Down,
+            memory: Memory::default(),
+            touched: true,
+            stored: Stored::Value(None),
+            children: Children::default(),
+            spawning: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            acknowledged: Vec::new(),
+            unanswered: BTreeMap::new(),
+            replaced: BTreeMap::new(),
+            next_spawn_at: Moment::default(),
+            waiters: VecDeque::new(),
+            current: None,
+            spawn_error: None,
+            wake: None,
+        }
+    }
+
+    /// Takes a changed configuration over. Running processes stay; they may be outdated now.
+    pub(super) fn configure(&mut self, config: WatcherConfig, configuration: &Configuration) {
+        self.fingerprint = fingerprint(&config);
+        self.uses = SocketUse::of(&config, configuration);
+        self.config = config;
+        self.drop_obsolete_words();
+    }
+
+    /// Words that say what the configuration says by now, or that it has overruled, go.
+    pub(super) fn drop_obsolete_words(&mut self) {
+        let configured = self.config.numprocesses;
+        let autostart = self.config.autostart;
+        let respawn = self.config.respawn;
+        let fingerprint = self.fingerprint.clone();
+        let memory = self.memory_mut();
+        memory.count = memory
+            .count
+            .filter(|count| count.configured == configured && count.numprocesses != configured);
+        let said_anyway = match &memory.run {
+            Some(Run::Running) => autostart,
+            Some(Run::Stopped(StopReason::Command)) => !autostart,
+            Some(Run::Stopped(StopReason::GaveUp { configuration, .. })) => {
+                *configuration != fingerprint
+            }
+            Some(Run::Stopped(StopReason::Finished)) => respawn,
+            None => false,
+        };
+        if said_anyway {
+            memory.run = None;
+        }
+        if respawn {
+            memory.spent = 0;
+        }
+    }
+
+    pub(super) const fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// To change what is remembered. The change is sent before the next action.
+    pub(super) const fn memory_mut(&mut self) -> &mut Memory {
+        self.touched = true;
+        &mut self.memory
+    }
+
+    /// Says what the kernel holds, after a connection.
+    pub(super) fn set_stored(&mut self, value: Option<String>) {
+        self.stored = Stored::Value(value);
+        self.touched = true;
+    }
+
+    /// The kernel holds a value, and has done all that was asked for before.
+    pub(super) fn handle_value_stored(&mut self, write: WriteId) {
+        self.acknowledged.retain(|(before, _)| *before >= write);
+    }
+
+    /// The kernel refused the last value.
+    pub(super) fn handle_value_refused(&mut self, retry_at: Moment) {
+        self.stored = Stored::Refused { retry_at };
+    }
+
+    /// Sends the memory if the kernel does not have it like this.
+    pub(super) fn flush(&mut self, cx: &mut Context) {
+        let due = match &self.stored {
+            Stored::Value(_) => self.touched,
+            Stored::Refused { retry_at } => self.touched || *retry_at <= cx.now,
+        };
+        if !cx.connected() || !due {
+            return;
+        }
+        self.touched = false;
+        let value = self.memory.to_value();
+        let differs = match &self.stored {
+            Stored::Value(stored) => *stored != value,
+            Stored::Refused { .. } => true,
+        };
+        if differs {
+            let key = remember::key(&cx.namespace, &self.key);
+            cx.write(&self.key, key, value.clone());
+            self.stored = Stored::Value(value);
+        }
+    }
+
+    /// Queues an action behind the memory that justifies it.
+    pub(super) fn act(&mut self, cx: &mut Context, action: Action) {
+        #[cfg(test)]
+        if cx.fault == Fault::RememberTooLate {
+            cx.push(action);
+            return;
+        }
+        self.flush(cx);
+        cx.push(action);
+    }
+
+    pub(super) fn publish(&self, cx: &mut Context, at: Moment, action: EventAction) {
+        cx.publish(&self.config.name, at, action);
+    }
+
+    /// Whether operators and configuration want it to run.
+    pub(super) fn word(&self) -> bool {
+        match &self.memory.run {
+            Some(Run::Running) => true,
+            Some(Run::Stopped(_)) => false,
+            None => self.config.autostart,
+        }
+    }
+
+    /// Whether it shall run now.
+    pub(super) fn wanted(&self) -> bool {
+        match self.standing {
+            Standing::Configured => self.word(),
+            Standing::Retired | Standing::Leaving => false,
+        }
+    }
+
+    pub(super) fn set_run(&mut self, run: Run) {
+        self.memory_mut().run = Some(run);
+        self.drop_obsolete_words();
+    }
+
+    /// The number of processes it shall have when it runs.
+    pub(super) fn count(&self) -> u32 {
+        let count = self
+            .memory
+            .count
+            .map_or(self.config.numprocesses, |count| count.numprocesses);
+        if self.config.singleton {
+            count.min(1)
+        } else {
+            count
+        }
+    }
+
+    /// The number of processes it shall have now; those that ended for good are not replaced.
+    pub(super) fn target(&self) -> usize {
+        let count = self.count().saturating_sub(self.memory.spent);
+        usize::try_from(count).unwrap_or(usize::MAX)
+    }
+
+    /// Nothing runs and nothing is on the way.
+    pub(super) fn empty(&self) -> bool {
+        self.children.is_empty() && self.spawning.is_empty()
+    }
+
+    /// Brings actual towards desired. Called whenever something has changed, and at `wake`.
+    pub(super) fn settle(&mut self, cx: &mut Context) {
+        if !cx.connected() {
+            self.wake = None;
+            return;
+        }
+        // Each round finishes a command and begins the next, so it ends with the queue.
+        loop {
+            self.begin_operation(cx);
+            self.handle_timers(cx);
+            self.converge(cx);
+            self.update_stage(cx);
+            if !self.try_finish_operation(cx) {
+                break;
+            }
+        }
+        self.flush(cx);
+        self.wake = self.next_wake(cx);
+    }
+
+    fn update_stage(&mut self, cx: &mut Context) {
+        let next = match (self.wanted(), self.stage) {
+            (true, Stage::Down) => match self.turn {
+                Turn::Waiting => Stage::Down,
+                Turn::Granted => Stage::Rising,
+            },
+            (true, Stage::Falling) => Stage::Rising,
+            (true, Stage::Rising | Stage::Up) => self.stage,
+            (false, Stage::Down) if self.empty() => Stage::Down,
+            (false, Stage::Down | Stage::Rising | Stage::Up | Stage::Falling) if self.empty() => {
+                cx.log(
+                    Level::Info,
+                    format!("watcher {:?} is stopped", self.config.name),
+                );
+                self.publish(cx, cx.now, EventAction::Stop);
+                Stage::Down
+            }
+            (false, Stage::Down | Stage::Rising | Stage::Up | Stage::Falling) => Stage::Falling,
+        };
+        self.stage = next;
+        if self.stage == Stage::Rising && self.complete(cx) {
+            self.stage = Stage::Up;
+            let processes = match self.children.len() {
+                1 => "1 process".to_owned(),
+                count => format!("{count} processes"),
+            };
+            cx.log(
+                Level::Info,
+                format!("watcher {:?} is up, {processes}", self.config.name),
+            );
+            self.publish(cx, cx.now, EventAction::Start);
+        }
+    }
+
+    /// Whether it has what it shall have, with nothing on the way.
+    pub(super) fn complete(&self, cx: &Context) -> bool {
+        self.memory.rollout.is_none()
+            && self.spawning.is_empty()
+            && self.children.settled() >= self.target()
+            && self.next_spawn_at <= cx.now
+    }
+
+    /// Its state in Circus's words.
+    pub(super) const fn state(&self) -> WatcherState {
+        match self.stage {
+            Stage::Down => WatcherState::Stopped,
+            Stage::Rising => WatcherState::Starting,
+            Stage::Up => WatcherState::Active,
+            Stage::Falling => WatcherState::Stopping,
+        }
+    }
+
+    /// The next time at which something is due although nothing happens.
+    fn next_wake(&self, cx: &Context) -> Option<Moment> {
+        let warm_up = [self.next_spawn_at].into_iter().filter(|_| self.wanted());
+        let value = match &self.stored {
+            Stored::Value(_) => None,
+            Stored::Refused { retry_at } => Some(*retry_at),
+        };
+        let back_off = self
+            .memory
+            .failures
+            .values()
+            .map(|failures| failures.not_before);
+        warm_up
+            .chain(value)
+            .chain(back_off)
+            .chain(self.children.next_timer())
+            .filter(|moment| *moment > cx.now)
+            .min()
+    }
+}

@@ -1,0 +1,265 @@
+//! What `kingpole run` shows: the children's output with names, times and colours. It has a thread
+//! of its own, because a terminal that is held with Ctrl-S makes every write wait.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use kingpole_protocol::record::Stream;
+use tokio::sync::oneshot;
+
+use super::history::{Entry, History, Line};
+
+/// How long the last lines may take when the manager leaves.
+const LAST_LINES_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Whether colours are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Color {
+    /// On a terminal, unless `NO_COLOR` is set (<https://no-color.org>).
+    Yes,
+    /// Else.
+    No,
+}
+
+impl Color {
+    /// For standard output.
+    #[must_use]
+    pub fn for_stdout() -> Self {
+        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        if wanted && io::stdout().is_terminal() {
+            Self::Yes
+        } else {
+            Self::No
+        }
+    }
+}
+
+/// Colours that can be read on dark and light grounds; red is kept for errors.
+const COLORS: [&str; 10] = [
+    "\x1b[36m", "\x1b[33m", "\x1b[32m", "\x1b[35m", "\x1b[34m", "\x1b[96m", "\x1b[93m", "\x1b[92m",
+    "\x1b[95m", "\x1b[94m",
+];
+const RESET: &str = "\x1b[0m";
+const RED: &str = "\x1b[31m";
+const DIM: &str = "\x1b[2m";
+
+/// Renders lines for people.
+#[derive(Debug)]
+pub struct Renderer {
+    color: Color,
+    zone: TimeZone,
+    name_width: usize,
+}
+
+impl Renderer {
+    /// With names at least so wide.
+    #[must_use]
+    pub fn new(color: Color, name_width: usize) -> Self {
+        Self {
+            color,
+            zone: TimeZone::system(),
+            name_width,
+        }
+    }
+
+    /// The time of day in the local zone, to the millisecond.
+    fn time(&self, time_ns: u64) -> String {
+        match Timestamp::from_nanosecond(i128::from(time_ns)) {
+            Ok(time) => time
+                .to_zoned(self.zone.clone())
+                .strftime("%H:%M:%S.%3f")
+                .to_string(),
+            Err(_) => "??:??:??.???".to_owned(),
+        }
+    }
+
+    /// `TIME NAME.WORKER | TEXT`, with `!` instead of `|` for standard error.
+    pub fn line(
+        &mut self,
+        out: &mut Vec<u8>,
+        time_ns: Option<u64>,
+        name: &str,
+        stream: Stream,
+        text: &[u8],
+    ) {
+        self.name_width = self.name_width.max(name.chars().count());
+        let width = self.name_width;
+        let time = time_ns.map_or_else(|| "            ".to_owned(), |time| self.time(time));
+        let mark = match stream {
+            Stream::Stdout => '|',
+            Stream::Stderr => '!',
+        };
+        // Writing to memory cannot fail.
+        let _ = match self.color {
+            Color::No => write!(out, "{time} {name:width$} {mark} "),
+            Color::Yes => {
+                let color = color_of(name);
+                let mark_color = if mark == '!' { RED } else { color };
+                write!(
+                    out,
+                    "{DIM}{time}{RESET} {color}{name:width$}{RESET} {mark_color}{mark}{RESET} "
+                )
+            }
+        };
+        out.extend_from_slice(text);
+        if self.color == Color::Yes && text.contains(&0x1b) {
+            // A colour that a child left open shall not run into the next line.
+            out.extend_from_slice(RESET.as_bytes());
+        }
+        out.push(b'\n');
+    }
+
+    /// How many lines are missing.
+    pub fn dropped(&self, out: &mut Vec<u8>, dropped: u64) {
+        let (on, off) = match self.color {
+            Color::Yes => (RED, RESET),
+            Color::No => ("", ""),
+        };
+        let _ = writeln!(
+            out,
+            "{on}... {dropped} lines are not shown: this reader was too slow (log files have them){off}"
+        );
+    }
+
+    fn entry(&mut self, out: &mut Vec<u8>, entry: Entry) {
+        match entry {
+            Entry::Dropped(dropped) => self.dropped(out, dropped),
+            Entry::Line(line) => {
+                let Line {
+                    origin,
+                    stream,
+                    time_ns,
+                    text,
+                } = line;
+                let name = format!("{}.{}", origin.watcher, origin.worker);
+                self.line(out, Some(time_ns), &name, stream, &text);
+            }
+        }
+    }
+}
+
+/// The same name has the same colour in every run (FNV-1a).
+fn color_of(name: &str) -> &'static str {
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    COLORS[(hash % COLORS.len() as u64) as usize]
+}
+
+/// A console that is showing.
+#[derive(Debug)]
+pub struct Console {
+    stop: Option<oneshot::Sender<()>>,
+    ended: mpsc::Receiver<()>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Console {
+    /// Shows everything in the history on standard output, from the oldest line on.
+    ///
+    /// # Errors
+    /// When there is no thread to be had.
+    pub fn start(history: History, renderer: Renderer) -> io::Result<Self> {
+        let (stop, stopped) = oneshot::channel();
+        let (ending, ended) = mpsc::channel();
+        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+        let thread = std::thread::Builder::new()
+            .name("console".to_owned())
+            .stack_size(256 << 10)
+            .spawn(move || {
+                // A closed pipe only means that nobody looks any more.
+                let _ = runtime.block_on(show(history, renderer, stopped));
+                let _ = ending.send(());
+            })?;
+        Ok(Self {
+            stop: Some(stop),
+            ended,
+            thread: Some(thread),
+        })
+    }
+
+    /// Shows what is left and ends; gives up on a terminal that does not take it.
+    pub fn finish(mut self) {
+        drop(self.stop.take());
+        if self.ended.recv_timeout(LAST_LINES_TIMEOUT).is_ok()
+            && let Some(thread) = self.thread.take()
+        {
+            // It has ended already; a panic in it has been printed.
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn show(
+    history: History,
+    mut renderer: Renderer,
+    mut stopped: oneshot::Receiver<()>,
+) -> io::Result<()> {
+    /// Bytes that are written at once.
+    const PIECE_BYTES: usize = 32 << 10;
+    let mut cursor = history.start_cursor();
+    let mut grown = history.watch();
+    let mut out = Vec::new();
+    let mut last_round = false;
+    loop {
+        grown.mark_unchanged();
+        while let Some(entry) = history.next(&mut cursor) {
+            renderer.entry(&mut out, entry);
+            if out.len() >= PIECE_BYTES {
+                io::stdout().write_all(&out)?;
+                out.clear();
+            }
+        }
+        io::stdout().write_all(&out)?;
+        io::stdout().flush()?;
+        out.clear();
+        if last_round {
+            return Ok(());
+        }
+        tokio::select! {
+            changed = grown.changed() => last_round = changed.is_err(),
+            _ = &mut stopped => last_round = true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_line_up_and_keep_their_colour() {
+        let mut renderer = Renderer {
+            color: Color::No,
+            zone: TimeZone::UTC,
+            name_width: 8,
+        };
+        let mut out = Vec::new();
+        let time_ns = Some(1_795_228_350_123_456_789);
+        renderer.line(&mut out, time_ns, "web.1", Stream::Stdout, b"hello");
+        renderer.line(&mut out, time_ns, "worker.10", Stream::Stderr, b"oops");
+        renderer.dropped(&mut out, 3);
+        let text = String::from_utf8(out).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "02:32:30.123 web.1    | hello");
+        assert_eq!(lines[1], "02:32:30.123 worker.10 ! oops");
+        assert!(lines[2].contains("3 lines"));
+        assert_eq!(color_of("web.1"), color_of("web.1"));
+    }
+
+    #[test]
+    fn a_colour_that_a_child_leaves_open_ends_with_its_line() {
+        let mut renderer = Renderer {
+            color: Color::Yes,
+            zone: TimeZone::UTC,
+            name_width: 0,
+        };
+        let mut out = Vec::new();
+        renderer.line(&mut out, None, "web.1", Stream::Stdout, b"\x1b[31mred");
+        assert!(out.ends_with(b"red\x1b[0m\n"));
+    }
+}

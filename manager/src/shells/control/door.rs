@@ -1,0 +1,118 @@
+//! Who may come in on `manager.sock`: root and our own user, and only so many at once.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::shells::log::Log;
+
+/// Connections served at once; more wait in the socket's queue.
+const CONNECTIONS_MAX: usize = 128;
+
+/// Pause after a failing accept (no descriptors left, usually).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// `manager.sock`, as the server accepts from it.
+#[derive(Debug)]
+pub(super) struct Door {
+    listener: UnixListener,
+    places: Arc<Semaphore>,
+    own_uid: u32,
+    log: Log,
+}
+
+impl Door {
+    pub(super) fn new(listener: std::os::unix::net::UnixListener, log: Log) -> io::Result<Self> {
+        Ok(Self {
+            listener: UnixListener::from_std(listener)?,
+            places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            own_uid: nix::unistd::geteuid().as_raw(),
+            log,
+        })
+    }
+
+    fn admits(&self, uid: u32) -> bool {
+        uid == 0 || uid == self.own_uid
+    }
+}
+
+impl axum::serve::Listener for Door {
+    type Io = Visit;
+    type Addr = ();
+
+    async fn accept(&mut self) -> (Visit, ()) {
+        loop {
+            let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
+                // The semaphore is never closed.
+                std::future::pending().await
+            };
+            match self.listener.accept().await {
+                Ok((stream, _)) => match stream.peer_cred() {
+                    Ok(peer) if self.admits(peer.uid()) => {
+                        return (
+                            Visit {
+                                stream,
+                                _place: place,
+                            },
+                            (),
+                        );
+                    }
+                    Ok(peer) => {
+                        self.log
+                            .warning(format!("control: user {} is turned away", peer.uid()));
+                    }
+                    Err(error) => self.log.warning(format!("control: unknown peer: {error}")),
+                },
+                Err(error) => {
+                    self.log.warning(format!("control: cannot accept: {error}"));
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A connection that was let in.
+#[derive(Debug)]
+pub(super) struct Visit {
+    stream: UnixStream,
+    _place: OwnedSemaphorePermit,
+}
+
+impl AsyncRead for Visit {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Visit {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,301 @@
+//! The control server: HTTP with JSON on `manager.sock`. It translates between HTTP and the command
+//! vocabulary and serves what the manager remembers; it decides nothing. `docs/control-api.md`
+//! describes it for clients.
+
+mod door;
+pub mod error;
+mod logs;
+mod parameters;
+mod stream;
+mod tail;
+pub mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::http::{Method, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde_json::{Value, json};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+use self::door::Door;
+use self::error::ControlError;
+use self::wire::{EventLine, ManagerInfo};
+use crate::command::{Answer, Command, Matching, Response as CommandResponse, Selection};
+use crate::config::model::Configuration;
+use crate::shells::history::History;
+use crate::shells::kernel_report::{self, resident_kib};
+use crate::shells::log::Log;
+
+/// Longest request body.
+const BODY_BYTES_MAX: usize = 64 << 10;
+
+/// Commands that wait for their answers at once; further clients wait to be heard.
+pub const COMMANDS_WAITING_MAX: usize = 256;
+
+/// Events that wait for one slow follower; the oldest go, and it is told how many.
+pub const EVENTS_KEPT: usize = 1024;
+
+/// A command on its way to the engine.
+#[derive(Debug)]
+pub struct CommandRequest {
+    /// What is asked.
+    pub command: Command,
+    /// Who waits for the answer. Dropped without one when the manager ends first.
+    pub reply: oneshot::Sender<CommandResponse>,
+}
+
+/// What does not change while a manager lives.
+#[derive(Debug)]
+pub struct About {
+    /// The configuration file, absolute.
+    pub configuration: PathBuf,
+    /// The runtime directory.
+    pub runtime_dir: PathBuf,
+    /// The kernel's socket.
+    pub kernel_socket: PathBuf,
+    /// When the manager began.
+    pub since: Instant,
+}
+
+/// Whether the manager goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stay {
+    /// Until further notice.
+    Yes,
+    /// It has done its work: whoever follows something gets the rest of it and is let go.
+    No,
+}
+
+/// Waits until the manager leaves.
+async fn left(stay: &mut watch::Receiver<Stay>) {
+    // Gone without a word is gone too.
+    let _ = stay.wait_for(|stay| *stay == Stay::No).await;
+}
+
+/// All that the control server may touch.
+#[derive(Clone, Debug)]
+pub struct Control {
+    /// Commands go here.
+    pub commands: mpsc::Sender<CommandRequest>,
+    /// Output of children.
+    pub history: History,
+    /// What happens.
+    pub events: broadcast::Sender<Arc<EventLine>>,
+    /// The configuration as it is now.
+    pub configuration: watch::Receiver<Arc<Configuration>>,
+    /// Whether the manager goes on.
+    pub stay: watch::Receiver<Stay>,
+    /// The rest.
+    pub about: Arc<About>,
+}
+
+/// Serves until the manager leaves and all answers are on their way.
+///
+/// # Errors
+/// When the socket cannot be used at all.
+pub async fn serve(
+    listener: std::os::unix::net::UnixListener,
+    control: Control,
+    log: Log,
+) -> std::io::Result<()> {
+    let mut stay = control.stay.clone();
+    axum::serve(Door::new(listener, log)?, router(control))
+        .with_graceful_shutdown(async move { left(&mut stay).await })
+        .await
+}
+
+fn router(control: Control) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/watchers", get(watchers))
+        .route("/v1/watchers/{name}", get(watcher))
+        .route("/v1/commands", post(commands))
+        .route("/v1/logs", get(logs::get))
+        .route("/v1/kernel", get(kernel))
+        .route("/v1/events", get(events))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(control)
+}
+
+async fn not_found(uri: Uri) -> ControlError {
+    let message = format!(
+        "nothing at {}; docs/control-api.md lists the paths",
+        uri.path()
+    );
+    ControlError::new(StatusCode::NOT_FOUND, "not_found", message)
+}
+
+async fn method_not_allowed(method: Method, uri: Uri) -> ControlError {
+    let message = format!("{} does not take {method}", uri.path());
+    ControlError::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        message,
+    )
+}
+
+impl Control {
+    async fn ask(&self, command: Command) -> Result<Answer, ControlError> {
+        let (reply, answer) = oneshot::channel();
+        let request = CommandRequest { command, reply };
+        self.commands
+            .send(request)
+            .await
+            .map_err(|_| ControlError::leaving())?;
+        Ok(answer.await.map_err(|_| ControlError::leaving())??)
+    }
+
+    fn manager(&self) -> ManagerInfo {
+        ManagerInfo {
+            release: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_ms: u64::try_from(self.about.since.elapsed().as_millis()).unwrap_or(u64::MAX),
+            configuration: self.about.configuration.display().to_string(),
+            runtime_dir: self.about.runtime_dir.display().to_string(),
+        }
+    }
+
+    /// The engine's report with what only a shell can know: memory of each process, and who we are.
+    async fn report(&self, selection: Selection) -> Result<Value, ControlError> {
+        let answer = self.ask(Command::Status(selection)).await?;
+        let Answer::Status(report) = answer else {
+            return Err(internal("the engine answered status with something else"));
+        };
+        let mut value = serde_json::to_value(&report).map_err(internal)?;
+        add_memory(&mut value);
+        value["manager"] = serde_json::to_value(self.manager()).map_err(internal)?;
+        Ok(value)
+    }
+}
+
+fn internal(error: impl ToString) -> ControlError {
+    ControlError::new(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "internal",
+        error.to_string(),
+    )
+}
+
+fn add_memory(report: &mut Value) {
+    let watchers = report["watchers"].as_array_mut().into_iter().flatten();
+    for watcher in watchers {
+        for process in watcher["processes"].as_array_mut().into_iter().flatten() {
+            let pid = process["pid"]
+                .as_u64()
+                .and_then(|pid| u32::try_from(pid).ok());
+            if let Some(resident) = pid.and_then(resident_kib) {
+                process["resident_kib"] = json!(resident);
+            }
+        }
+    }
+}
+
+async fn status(
+    State(control): State<Control>,
+    Query(query): Query<Vec<(String, String)>>,
+) -> Result<Json<Value>, ControlError> {
+    control.report(selection(query)?).await.map(Json)
+}
+
+async fn watchers(
+    State(control): State<Control>,
+    Query(query): Query<Vec<(String, String)>>,
+) -> Result<Json<Value>, ControlError> {
+    let mut report = control.report(selection(query)?).await?;
+    Ok(Json(json!({ "watchers": report["watchers"].take() })))
+}
+
+fn selection(query: Vec<(String, String)>) -> Result<Selection, ControlError> {
+    let mut selection = Selection::default();
+    for (key, value) in query {
+        match key.as_str() {
+            "name" => selection.watchers.push(value),
+            _ => return Err(parameters::unknown(&key, &["name"])),
+        }
+    }
+    Ok(selection)
+}
+
+async fn watcher(
+    State(control): State<Control>,
+    Path(name): Path<String>,
+) -> Result<Json<Value>, ControlError> {
+    let selection = Selection {
+        watchers: vec![name.clone()],
+        matching: Matching::Simple,
+    };
+    let mut report = control.report(selection).await?;
+    match report["watchers"].get_mut(0) {
+        Some(watcher) => Ok(Json(watcher.take())),
+        None => Err(ControlError::unknown_watcher(&name)),
+    }
+}
+
+async fn commands(
+    State(control): State<Control>,
+    body: Result<Bytes, axum::extract::rejection::BytesRejection>,
+) -> Result<Json<Value>, ControlError> {
+    let body = body.map_err(|error| {
+        let message = format!("the body cannot be read ({error}); at most {BODY_BYTES_MAX} bytes");
+        ControlError::new(error.status(), "invalid", message)
+    })?;
+    let answer = match parameters::command(&body)? {
+        Command::Status(selection) => return control.report(selection).await.map(Json),
+        command => control.ask(command).await?,
+    };
+    serde_json::to_value(&answer).map(Json).map_err(internal)
+}
+
+async fn kernel(State(control): State<Control>) -> Result<Response, ControlError> {
+    let socket = control.about.kernel_socket.clone();
+    let client = concat!("kingpole-manager/", env!("CARGO_PKG_VERSION"));
+    let report = tokio::task::spawn_blocking(move || kernel_report::fetch(&socket, client)).await;
+    match report {
+        Ok(Ok(report)) => Ok(Json(report).into_response()),
+        Ok(Err(error)) => Err(ControlError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "kernel_unreachable",
+            error.to_string(),
+        )),
+        Err(error) => Err(internal(error)),
+    }
+}
+
+async fn events(State(control): State<Control>) -> Response {
+    let mut events = control.events.subscribe();
+    let mut stay = control.stay.clone();
+    let (mut sink, response) = stream::lines();
+    tokio::spawn(async move {
+        loop {
+            let event = tokio::select! {
+                // What has happened is told before the end is looked at.
+                biased;
+                event = events.recv() => event,
+                () = sink.gone() => return,
+                () = left(&mut stay) => return,
+            };
+            let written = match event {
+                Ok(event) => sink.write(&*event).await,
+                Err(broadcast::error::RecvError::Lagged(dropped)) => {
+                    sink.write(&json!({ "dropped": dropped })).await
+                }
+                Err(broadcast::error::RecvError::Closed) => return,
+            };
+            if written.is_err() || sink.flush().await.is_err() {
+                return;
+            }
+        }
+    });
+    response
+}

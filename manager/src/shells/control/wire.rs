@@ -1,0 +1,159 @@
+//! The shapes of the control server's answers that are not answers of the engine.
+
+use serde::{Deserialize, Serialize};
+
+use crate::engine::{Event, EventAction};
+use crate::shells::clock::Clocks;
+use crate::shells::history::Line;
+
+/// Who answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManagerInfo {
+    /// Its release.
+    pub release: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Milliseconds since it began.
+    pub uptime_ms: u64,
+    /// The configuration file, absolute.
+    pub configuration: String,
+    /// The runtime directory.
+    pub runtime_dir: String,
+}
+
+/// One line of `GET /v1/logs`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum LogEntry {
+    /// A line of a child.
+    Line {
+        /// When the kernel read its end, nanoseconds since 1970.
+        time_ns: u64,
+        /// The same for people, in UTC.
+        time: String,
+        /// Whose.
+        watcher: String,
+        /// Which worker.
+        worker: u32,
+        /// Its process id.
+        pid: u32,
+        /// `stdout` or `stderr`.
+        stream: String,
+        /// The line without its end; bytes that are no text are shown as U+FFFD.
+        text: String,
+    },
+    /// A line from the end of a log file, older than what the manager remembers.
+    Stored {
+        /// Whose.
+        watcher: String,
+        /// `stdout` or `stderr`.
+        stream: String,
+        /// The file.
+        file: String,
+        /// The line as it stands there.
+        text: String,
+    },
+    /// Lines are missing because the reader was too slow.
+    Dropped {
+        /// How many.
+        dropped: u64,
+    },
+}
+
+impl From<&Line> for LogEntry {
+    fn from(line: &Line) -> Self {
+        Self::Line {
+            time_ns: line.time_ns,
+            time: time_text(line.time_ns),
+            watcher: line.origin.watcher.clone(),
+            worker: line.origin.worker,
+            pid: line.origin.pid,
+            stream: line.stream.name().to_owned(),
+            text: String::from_utf8_lossy(&line.text).into_owned(),
+        }
+    }
+}
+
+/// One line of `GET /v1/events`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventLine {
+    /// Circus's topic, `watcher.NAME.ACTION`.
+    pub topic: String,
+    /// The watcher's name as configured.
+    pub watcher: String,
+    /// `start`, `stop`, `spawn`, `reap`, `kill`, `reload` or `updated`.
+    pub action: String,
+    /// When, nanoseconds since 1970.
+    pub time_ns: u64,
+    /// The same for people, in UTC.
+    pub time: String,
+    /// The process it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// Exit status, or the negative number of the signal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+}
+
+impl From<&Event> for EventLine {
+    fn from(event: &Event) -> Self {
+        let (pid, exit_code) = match event.action {
+            EventAction::Spawn { pid } | EventAction::Kill { pid } => (Some(pid.0), None),
+            EventAction::Reap { pid, exit_code } => (Some(pid.0), Some(exit_code)),
+            EventAction::Start | EventAction::Stop | EventAction::Reload | EventAction::Updated => {
+                (None, None)
+            }
+        };
+        let time_ns = Clocks::read().wall_of(event.at);
+        Self {
+            topic: event.topic(),
+            watcher: event.watcher.clone(),
+            action: event.action.name().to_owned(),
+            time_ns,
+            time: time_text(time_ns),
+            pid,
+            exit_code,
+        }
+    }
+}
+
+/// A time as RFC 3339 in UTC, to the microsecond.
+#[must_use]
+pub fn time_text(time_ns: u64) -> String {
+    match jiff::Timestamp::from_nanosecond(i128::from(time_ns)) {
+        Ok(time) => time.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string(),
+        Err(_) => time_ns.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_entries_read_as_they_are_written() {
+        assert_eq!(
+            time_text(1_795_228_350_123_456_789),
+            "2026-11-21T02:32:30.123456Z"
+        );
+        let line = LogEntry::Line {
+            time_ns: 1,
+            time: time_text(1),
+            watcher: "web".into(),
+            worker: 1,
+            pid: 7,
+            stream: "stderr".into(),
+            text: "x\u{fffd}".into(),
+        };
+        let stored = LogEntry::Stored {
+            watcher: "web".into(),
+            stream: "stdout".into(),
+            file: "/x".into(),
+            text: "y".into(),
+        };
+        for entry in [line, stored, LogEntry::Dropped { dropped: 3 }] {
+            let text = serde_json::to_string(&entry).unwrap();
+            assert_eq!(serde_json::from_str::<LogEntry>(&text).unwrap(), entry);
+        }
+    }
+}

@@ -1,0 +1,443 @@
+//! The loop that owns the engine: tells it what happens and does what it asks for, one thing at a
+//! time. It decides nothing but how the world's words are said in the engine's.
+
+use std::collections::BTreeMap;
+use std::future::pending;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kingpole_protocol::spec::SocketSpec;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::{Instant, sleep_until};
+
+use super::clock;
+use super::control::wire::EventLine;
+use super::control::{COMMANDS_WAITING_MAX, CommandRequest};
+use super::farewell::{self, KernelEnd};
+use super::greeting::Greeting;
+use super::launch::{Circumstances, PrepareError, needs_lookup, process_spec, socket_spec};
+use super::link::{Holder, KernelLink, LinkEvent};
+use super::log::Log;
+use super::output::{Output, OutputEvent};
+use super::signals::{ManagerSignal, Signals};
+use crate::command::{Command, End, Reload, Response};
+use crate::config::model::Configuration;
+use crate::engine::{Action, CommandId, Engine, Input, Outcome, SpawnErrorKind, SpawnRequest};
+
+/// How long commands wait for the first connection to the kernel. A manager that has just begun
+/// knows nothing yet, and would have to say that nothing runs.
+const FIRST_FACTS_PATIENCE: Duration = Duration::from_secs(1);
+
+/// A line without an end is shown after this time: a prompt, a progress bar.
+const UNFINISHED_LINE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What SIGINT asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnInterrupt {
+    /// What it asked of Circus: stop what is not `use_papa`.
+    Quit,
+    /// What a person at a terminal means: stop everything.
+    Shutdown,
+}
+
+/// Why the loop ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The engine had finished.
+    Finished(Outcome),
+    /// The engine had finished everything and the kernel has ended too.
+    KernelEnded,
+    /// Everything is finished, but others keep the kernel.
+    KernelKept(String),
+    /// Another manager holds the lease.
+    Refused(Holder),
+    /// It was told to leave at once.
+    Abandoned,
+    /// Something of ours broke; the next manager goes on where this one stopped.
+    Failed(&'static str),
+}
+
+/// Everything the loop works with.
+pub struct Manager {
+    /// All decisions.
+    pub engine: Engine,
+    /// The way to the kernel.
+    pub link: KernelLink,
+    /// Where children's output goes.
+    pub output: Output,
+    /// The manager's log.
+    pub log: Log,
+    /// What children inherit.
+    pub around: Circumstances,
+    /// The configuration, for all who show it.
+    pub configuration: watch::Sender<Arc<Configuration>>,
+    /// Followers of events.
+    pub events: broadcast::Sender<Arc<EventLine>>,
+    /// Marks our children among all that the kernel holds.
+    pub namespace: String,
+    /// What Ctrl-C means.
+    pub on_interrupt: OnInterrupt,
+    /// What is told once everything runs.
+    pub greeting: Greeting,
+}
+
+/// The loop's own memory.
+struct Running {
+    manager: Manager,
+    replies: BTreeMap<CommandId, oneshot::Sender<Response>>,
+    next_command: u64,
+    /// Sockets whose hosts are being looked up.
+    lookups: JoinSet<(String, Result<SocketSpec, PrepareError>)>,
+    interrupts: u32,
+    /// Whether the engine believes in a kernel.
+    connected: bool,
+    /// Until when commands wait for the first facts.
+    deaf_until: Option<Instant>,
+    /// When lines without an end are shown as they are.
+    finish_lines_at: Option<Instant>,
+    finished: Option<Outcome>,
+}
+
+impl Manager {
+    /// Runs until the engine has finished. `commands` come from the control servers.
+    pub async fn run(
+        self,
+        mut commands: mpsc::Receiver<CommandRequest>,
+        mut signals: Signals,
+    ) -> Ended {
+        let had_terminal = std::io::stderr().is_terminal();
+        let mut running = Running {
+            manager: self,
+            replies: BTreeMap::new(),
+            next_command: 1,
+            lookups: JoinSet::new(),
+            interrupts: 0,
+            connected: false,
+            deaf_until: Some(Instant::now() + FIRST_FACTS_PATIENCE),
+            finish_lines_at: None,
+            finished: None,
+        };
+        let history = running.manager.output.history().clone();
+        loop {
+            running.act();
+            if let Some(outcome) = running.finished {
+                return running.finish(outcome).await;
+            }
+            let deadline = running.manager.engine.poll_deadline().map(instant);
+            tokio::select! {
+                event = running.manager.link.next() => {
+                    if let Some(holder) = running.handle_link(event) {
+                        return Ended::Refused(holder);
+                    }
+                }
+                Some(request) = commands.recv(), if running.listens() => {
+                    running.ask(request.command, Some(request.reply));
+                }
+                () = at(running.deaf_until), if running.deaf_until.is_some() => {
+                    running.deaf_until = None;
+                }
+                event = running.manager.output.next() => match event {
+                    Some(event) => running.handle_output(event),
+                    None => return Ended::Failed("the thread that stores output has ended"),
+                },
+                Some(found) = running.lookups.join_next() => {
+                    if let Ok((socket, spec)) = found {
+                        running.make_socket(socket, spec);
+                    }
+                }
+                signal = signals.next() => {
+                    let hung_up = had_terminal && !std::io::stderr().is_terminal();
+                    if running.handle_signal(signal, hung_up) == Leave::AtOnce {
+                        return Ended::Abandoned;
+                    }
+                }
+                () = at(deadline) => running.manager.engine.handle_deadline(clock::now()),
+                () = history.line_begun(), if running.finish_lines_at.is_none() => {
+                    running.finish_lines_at = Some(Instant::now() + UNFINISHED_LINE_PATIENCE);
+                }
+                () = at(running.finish_lines_at), if running.finish_lines_at.is_some() => {
+                    running.finish_lines();
+                }
+            }
+        }
+    }
+}
+
+/// Whether the loop goes on after a signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leave {
+    InOrder,
+    AtOnce,
+}
+
+fn instant(moment: crate::engine::Moment) -> Instant {
+    Instant::now() + moment.since(clock::now())
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => pending().await,
+    }
+}
+
+impl Running {
+    fn listens(&self) -> bool {
+        self.deaf_until.is_none() && self.replies.len() < COMMANDS_WAITING_MAX
+    }
+
+    fn finish_lines(&mut self) {
+        let history = self.manager.output.history();
+        let patience = UNFINISHED_LINE_PATIENCE.as_nanos();
+        let patience = u64::try_from(patience).unwrap_or(u64::MAX);
+        history.finish_older(clock::wall_ns().saturating_sub(patience));
+        let more = history.has_unfinished();
+        self.finish_lines_at = more.then(|| Instant::now() + UNFINISHED_LINE_PATIENCE);
+    }
+
+    fn input(&mut self, input: Input) {
+        self.manager.engine.handle_input(input, clock::now());
+    }
+
+    fn ask(&mut self, command: Command, reply: Option<oneshot::Sender<Response>>) {
+        let id = CommandId(self.next_command);
+        self.next_command += 1;
+        if let Some(reply) = reply {
+            self.replies.insert(id, reply);
+        }
+        self.input(Input::CommandReceived {
+            command: id,
+            request: command,
+        });
+    }
+
+    /// What came over the link. Gives back the holder of the lease when that is not us.
+    fn handle_link(&mut self, event: LinkEvent) -> Option<Holder> {
+        match event {
+            LinkEvent::Input(input) => {
+                self.manager.greeting.note_input(&input);
+                match input {
+                    Input::KernelConnected(_) => {
+                        self.connected = true;
+                        self.deaf_until = None;
+                    }
+                    Input::KernelLost => {
+                        self.connected = false;
+                        self.manager.output.kernel_lost();
+                    }
+                    _ => {}
+                }
+                self.input(input);
+            }
+            LinkEvent::Log(level, text) => self.manager.log.write(level, &text),
+            LinkEvent::Opened { welcome, fence } => {
+                let text = format!(
+                    "process kernel {} (pid {}), lease number {fence}",
+                    welcome.release, welcome.pid
+                );
+                self.manager.log.debug(text);
+                self.manager.output.kernel_connected(&welcome, fence);
+            }
+            LinkEvent::Refused(holder) => return Some(holder),
+            // The link has seen to it.
+            LinkEvent::Broken(_) => {}
+        }
+        None
+    }
+
+    fn handle_output(&mut self, event: OutputEvent) {
+        match event {
+            OutputEvent::Drained(process) if self.connected => {
+                self.input(Input::OutputDrained { process });
+            }
+            // Over the connection that broke; the next one tells it again.
+            OutputEvent::Drained(_) => {}
+            OutputEvent::Log(level, text) => self.manager.log.write(level, &text),
+        }
+    }
+
+    fn handle_signal(&mut self, signal: ManagerSignal, hung_up: bool) -> Leave {
+        if signal != ManagerSignal::HangUp || hung_up {
+            self.manager.greeting.cancel();
+        }
+        let log = &self.manager.log;
+        match (signal, hung_up) {
+            (ManagerSignal::Terminate, _) => {
+                log.info("SIGTERM: leaving; all children run on");
+                self.ask(Command::Detach(End::default()), None);
+            }
+            // The terminal has gone, which is not what Circus's signal was meant for.
+            (ManagerSignal::HangUp, true) => {
+                log.info("the terminal is gone: leaving; all children run on");
+                self.ask(Command::Detach(End::default()), None);
+            }
+            (ManagerSignal::HangUp, false) => {
+                log.info("SIGHUP: reloading all watchers");
+                self.ask(Command::Reload(Reload::default()), None);
+            }
+            (ManagerSignal::Interrupt, _) => return self.interrupt(),
+        }
+        Leave::InOrder
+    }
+
+    fn interrupt(&mut self) -> Leave {
+        self.interrupts += 1;
+        let log = &self.manager.log;
+        match (self.interrupts, self.manager.on_interrupt) {
+            (1, OnInterrupt::Shutdown) => {
+                log.info(
+                    "stopping everything; press Ctrl-C again to leave at once, children running",
+                );
+                self.ask(Command::Shutdown(End::default()), None);
+                Leave::InOrder
+            }
+            (1, OnInterrupt::Quit) => {
+                log.info("quitting: what is not use_papa is stopped");
+                self.ask(Command::Quit(End::default()), None);
+                Leave::InOrder
+            }
+            (2, _) => {
+                log.info("leaving at once; children that still run go on running");
+                self.ask(Command::Detach(End::default()), None);
+                Leave::InOrder
+            }
+            _ => Leave::AtOnce,
+        }
+    }
+
+    /// Does all that the engine asks for.
+    fn act(&mut self) {
+        loop {
+            while let Some(action) = self.manager.engine.poll_action() {
+                self.perform(action);
+            }
+            let Some(question) = self.manager.greeting.poll_question() else {
+                break;
+            };
+            let (reply, mut answer) = oneshot::channel();
+            self.ask(question, Some(reply));
+            while let Some(action) = self.manager.engine.poll_action() {
+                self.perform(action);
+            }
+            if let Some(text) = self.manager.greeting.handle_answer(answer.try_recv().ok()) {
+                self.manager.log.info(text);
+            }
+        }
+        self.manager.link.flush();
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::MakeSocket { socket } => self.find_socket(socket),
+            Action::CloseSocket { kernel_name } => self.manager.link.close_socket(kernel_name),
+            Action::Spawn(request) => self.spawn(request),
+            Action::Signal {
+                process,
+                signal,
+                target,
+            } => {
+                self.manager.link.signal(process, signal, target);
+            }
+            Action::AttachOutput(source) => {
+                let configuration = self.manager.configuration.borrow().clone();
+                self.manager.output.attach(source, &configuration);
+            }
+            Action::AcknowledgeEnd { process } => self.manager.link.acknowledge_end(process),
+            Action::SetValue { write, key, value } => {
+                self.manager.link.set_value(write, key, value);
+            }
+            Action::Reply { command, response } => {
+                if let Some(reply) = self.replies.remove(&command) {
+                    // Whoever asked may have gone.
+                    let _ = reply.send(response);
+                }
+            }
+            Action::Publish(event) => {
+                // Nobody may be listening.
+                let _ = self.manager.events.send(Arc::new(EventLine::from(&event)));
+            }
+            Action::Log { level, text } => self.manager.log.write(level, &text),
+            Action::Finished(outcome) => self.finished = Some(outcome),
+        }
+    }
+
+    fn spawn(&mut self, request: SpawnRequest) {
+        let configuration = self.manager.configuration.borrow().clone();
+        let ticket = request.ticket;
+        let Some(watcher) = configuration.watcher(request.watcher.as_str()) else {
+            let error = format!("watcher {:?} is not configured", request.watcher.as_str());
+            return self
+                .manager
+                .link
+                .fail_spawn(ticket, error, SpawnErrorKind::Permanent);
+        };
+        let worker = request.worker.0;
+        match process_spec(
+            watcher,
+            worker,
+            request.labels,
+            &configuration,
+            &self.manager.around,
+        ) {
+            Ok(mut spec) => {
+                spec.name = request.name;
+                self.manager.link.spawn(ticket, request.key, spec);
+            }
+            Err(error) => {
+                let error = error.to_string();
+                self.manager
+                    .link
+                    .fail_spawn(ticket, error, SpawnErrorKind::Permanent);
+            }
+        }
+    }
+
+    fn find_socket(&mut self, socket: String) {
+        let configuration = self.manager.configuration.borrow().clone();
+        let directory: PathBuf = self.manager.around.working_directory.clone();
+        match configuration.socket(&socket).cloned() {
+            None => {
+                let error = format!("socket {socket:?} is not configured");
+                self.manager.link.fail_socket(socket, error);
+            }
+            Some(config) if needs_lookup(&config) => {
+                self.lookups
+                    .spawn_blocking(move || (socket, socket_spec(&config, &directory)));
+            }
+            Some(config) => self.make_socket(socket, socket_spec(&config, &directory)),
+        }
+    }
+
+    fn make_socket(&mut self, socket: String, spec: Result<SocketSpec, PrepareError>) {
+        match spec {
+            Ok(spec) => self.manager.link.make_socket(socket, spec),
+            Err(error) => self.manager.link.fail_socket(socket, error.to_string()),
+        }
+    }
+
+    async fn finish(mut self, outcome: Outcome) -> Ended {
+        let manager = &mut self.manager;
+        // First, so that what it stores is acknowledged while the lease is still ours.
+        for (level, text) in manager.output.finish().await {
+            manager.log.write(level, &text);
+        }
+        let Some(fence) = manager
+            .link
+            .fence()
+            .filter(|_| outcome == Outcome::ShutDown)
+        else {
+            return Ended::Finished(outcome);
+        };
+        let socket = manager.link.socket().to_owned();
+        let namespace = manager.namespace.clone();
+        let end = spawn_blocking(move || farewell::say(&socket, fence, &namespace)).await;
+        match end {
+            Ok(KernelEnd::Ended) => Ended::KernelEnded,
+            Ok(KernelEnd::Stays(reason)) => Ended::KernelKept(reason),
+            Err(error) => Ended::KernelKept(error.to_string()),
+        }
+    }
+}

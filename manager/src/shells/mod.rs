@@ -1,0 +1,19 @@
+//! Everything of the manager that touches the world: the way to the kernel, the control server, the
+//! log, the clock, and the loop that drives the engine. No decisions are made here.
+
+pub mod clock;
+pub mod console;
+pub mod control;
+pub mod farewell;
+pub mod greeting;
+pub mod history;
+pub mod kernel_report;
+pub mod launch;
+pub mod link;
+pub mod log;
+pub mod manager;
+pub mod output;
+pub mod place;
+pub mod signals;
+pub mod startup;
+pub mod streams;

@@ -1,0 +1,273 @@
+//! What the manager leaves in the file system: its lock and socket in the runtime directory, and
+//! the pidfile. Must not know what runs behind them.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use kingpole_protocol::places::{MANAGER_SOCKET, PlaceError, prepare_runtime_dir};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::stat::{Mode, umask};
+
+use super::link::describe;
+
+/// The lock within the runtime directory. It holds the manager's process id and is never removed:
+/// two managers could otherwise hold locks on two files of the same name.
+pub const MANAGER_LOCK: &str = "manager.lock";
+
+/// What is in the way.
+#[derive(Debug, thiserror::Error)]
+pub enum PlaceTaken {
+    /// The runtime directory is not usable.
+    #[error(transparent)]
+    Directory(#[from] PlaceError),
+    /// Another manager runs here.
+    #[error(
+        "another manager (pid {pid}) already runs in {directory}; end it with \
+         `kingpole detach`, or choose another directory with --runtime-dir",
+        directory = .directory.display()
+    )]
+    Manager {
+        /// Its process id as it wrote it, `?` if it has not yet.
+        pid: String,
+        /// Where.
+        directory: PathBuf,
+    },
+    /// The pidfile names somebody who lives.
+    #[error("pidfile {path} names the living process {pid}; is another manager running?",
+        path = .path.display())]
+    Pidfile {
+        /// Which.
+        path: PathBuf,
+        /// Whom it names.
+        pid: i32,
+    },
+    /// The system says no.
+    #[error("{path}: {reason}", path = .path.display())]
+    System {
+        /// About what.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+}
+
+fn system(path: &Path, error: &io::Error) -> PlaceTaken {
+    PlaceTaken::System {
+        path: path.to_owned(),
+        reason: describe(error),
+    }
+}
+
+/// The right to be the manager of a runtime directory, held as long as this lives.
+#[derive(Debug)]
+pub struct ManagerLock {
+    _lock: Flock<File>,
+}
+
+impl ManagerLock {
+    /// Takes it, making the runtime directory first where it is missing.
+    ///
+    /// # Errors
+    /// [`PlaceTaken::Manager`] when another manager has it.
+    pub fn take(runtime_dir: &Path) -> Result<Self, PlaceTaken> {
+        prepare_runtime_dir(runtime_dir)?;
+        let path = runtime_dir.join(MANAGER_LOCK);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|error| system(&path, &error))?;
+        let mut lock = match lock_soon(file) {
+            Ok(lock) => lock,
+            Err((mut file, Errno::EWOULDBLOCK)) => {
+                let mut pid = String::new();
+                let _ = file.read_to_string(&mut pid);
+                let pid = match pid.trim() {
+                    "" => "?".to_owned(),
+                    pid => pid.to_owned(),
+                };
+                return Err(PlaceTaken::Manager {
+                    pid,
+                    directory: runtime_dir.to_owned(),
+                });
+            }
+            Err((_, error)) => return Err(system(&path, &error.into())),
+        };
+        let written = lock
+            .set_len(0)
+            .and_then(|()| lock.rewind())
+            .and_then(|()| writeln!(lock, "{}", std::process::id()));
+        written.map_err(|error| system(&path, &error))?;
+        Ok(Self { _lock: lock })
+    }
+}
+
+/// A manager that was just killed may hold its lock for some milliseconds more; there is nothing to
+/// wait on that would also end.
+fn lock_soon(mut file: File) -> Result<Flock<File>, (File, Errno)> {
+    const ATTEMPTS: u32 = 10;
+    const PAUSE: Duration = Duration::from_millis(30);
+    for _ in 1..ATTEMPTS {
+        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Err((file, Errno::EWOULDBLOCK)) => file,
+            decided => return decided,
+        };
+        std::thread::sleep(PAUSE);
+    }
+    Flock::lock(file, FlockArg::LockExclusiveNonblock)
+}
+
+/// Opens `manager.sock` (mode 0600). A socket file that is there already is what a killed manager
+/// left behind, since the caller holds the lock.
+///
+/// # Errors
+/// When it cannot be bound, or something that is no socket is in its place.
+pub fn bind_manager_socket(
+    runtime_dir: &Path,
+    _: &ManagerLock,
+) -> Result<UnixListener, PlaceTaken> {
+    let path = runtime_dir.join(MANAGER_SOCKET);
+    match fs::symlink_metadata(&path) {
+        Ok(there) if there.file_type().is_socket() => {
+            fs::remove_file(&path).map_err(|error| system(&path, &error))?;
+        }
+        Ok(_) => {
+            let reason = "is in the way and no socket; move it".to_owned();
+            return Err(PlaceTaken::System { path, reason });
+        }
+        Err(_) => {}
+    }
+    // The mode has to be right from the first moment, not only after a chmod.
+    let before = umask(Mode::from_bits_truncate(0o177));
+    let bound = UnixListener::bind(&path);
+    umask(before);
+    let listener = bound.map_err(|error| system(&path, &error))?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))
+        .and_then(|()| listener.set_nonblocking(true))
+        .map_err(|error| system(&path, &error))?;
+    Ok(listener)
+}
+
+/// Removes `manager.sock` when the manager leaves, so that nobody knocks in vain.
+pub fn remove_manager_socket(runtime_dir: &Path) {
+    let _ = fs::remove_file(runtime_dir.join(MANAGER_SOCKET));
+}
+
+/// A pidfile, removed when this is dropped unless somebody else has written to it.
+#[derive(Debug)]
+pub struct Pidfile {
+    path: PathBuf,
+}
+
+impl Pidfile {
+    /// Writes our process id; one of a dead process is replaced.
+    ///
+    /// # Errors
+    /// [`PlaceTaken::Pidfile`] when it names a living process.
+    pub fn write(path: &Path) -> Result<Self, PlaceTaken> {
+        let own = i32::try_from(std::process::id()).unwrap_or(i32::MAX);
+        if let Some(pid) = read_pid(path).filter(|pid| *pid != own)
+            && is_alive(pid)
+        {
+            return Err(PlaceTaken::Pidfile {
+                path: path.to_owned(),
+                pid,
+            });
+        }
+        let write = || {
+            let mut options = OpenOptions::new();
+            options.write(true).create(true).truncate(true).mode(0o644);
+            options
+                .open(path)
+                .and_then(|mut file| writeln!(file, "{own}"))
+        };
+        write().map_err(|error| system(path, &error))?;
+        Ok(Self {
+            path: path.to_owned(),
+        })
+    }
+}
+
+impl Drop for Pidfile {
+    fn drop(&mut self) {
+        if read_pid(&self.path).is_some_and(|pid| u32::try_from(pid) == Ok(std::process::id())) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn read_pid(path: &Path) -> Option<i32> {
+    fs::read_to_string(path)
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
+        .filter(|pid| *pid > 0)
+}
+
+fn is_alive(pid: i32) -> bool {
+    let answer = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None);
+    // Somebody else's process lives too.
+    matches!(answer, Ok(()) | Err(Errno::EPERM))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_one_manager_has_a_runtime_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = ManagerLock::take(dir.path()).unwrap();
+        let error = ManagerLock::take(dir.path()).unwrap_err();
+        let pid = std::process::id().to_string();
+        assert!(matches!(&error, PlaceTaken::Manager { pid: named, .. } if *named == pid));
+        assert!(error.to_string().contains("kingpole detach"), "{error}");
+        drop(lock);
+        ManagerLock::take(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_socket_left_behind_is_replaced_and_a_file_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = ManagerLock::take(dir.path()).unwrap();
+        let path = dir.path().join(MANAGER_SOCKET);
+        drop(UnixListener::bind(&path).unwrap());
+        bind_manager_socket(dir.path(), &lock).unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "mine").unwrap();
+        bind_manager_socket(dir.path(), &lock).unwrap_err();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
+    }
+
+    #[test]
+    fn a_pidfile_of_a_dead_process_is_replaced_and_of_a_living_one_respected() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m.pid");
+        fs::write(&path, "1\n").unwrap();
+        let error = Pidfile::write(&path).unwrap_err();
+        assert!(
+            matches!(error, PlaceTaken::Pidfile { pid: 1, .. }),
+            "{error}"
+        );
+        // Above the kernel's highest possible pid (4194304).
+        fs::write(&path, "4194400\n").unwrap();
+        let pidfile = Pidfile::write(&path).unwrap();
+        assert_eq!(
+            fs::read_to_string(&path).unwrap(),
+            format!("{}\n", std::process::id())
+        );
+        drop(pidfile);
+        assert!(!path.exists());
+    }
+}

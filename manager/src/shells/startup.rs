@@ -1,0 +1,245 @@
+//! Puts a manager together from a checked configuration, runs it, and takes it apart.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kingpole_protocol::places::KERNEL_SOCKET;
+use nix::sys::stat::{Mode, umask};
+use tokio::sync::{broadcast, mpsc, watch};
+
+use super::console::{Color, Console, Renderer};
+use super::control::{self, About, COMMANDS_WAITING_MAX, Control, EVENTS_KEPT, Stay};
+use super::greeting::Greeting;
+use super::history::History;
+use super::launch::Circumstances;
+use super::link::{KernelLink, LinkSettings};
+use super::log::Log;
+use super::manager::{Ended, Manager, OnInterrupt};
+use super::place::{ManagerLock, Pidfile, PlaceTaken, bind_manager_socket, remove_manager_socket};
+use super::signals::Signals;
+use super::streams::{ConsoleLines, StreamsSettings};
+use crate::config::model::Configuration;
+use crate::engine::{Engine, Settings};
+
+/// Marks our children among all that a kernel holds, and names our lease. One runtime directory has
+/// one manager, so there is nothing to choose yet.
+pub const NAMESPACE: &str = "manager";
+
+/// A thread that looks up a host or asks the kernel ends soon after.
+const HELPER_THREAD_KEEP_ALIVE: Duration = Duration::from_secs(2);
+
+/// How long clients may take to read their last answers when the manager leaves.
+const LAST_ANSWERS_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// We have the runtime directory to ourselves, so a lease that is held belongs to a manager that is
+/// dying, or to one of another directory that will not die.
+const LEASE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why a manager did not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its places are taken or not usable.
+    #[error(transparent)]
+    Place(#[from] PlaceTaken),
+    /// The system refuses something else.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
+    move |source| StartError::System { what, source }
+}
+
+/// Whether the children's output is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Show {
+    /// With names, times and colours, as `kingpole run` does.
+    Decorated,
+    /// Only as far as the configuration says so.
+    AsConfigured,
+}
+
+/// What a manager is made from.
+#[derive(Debug)]
+pub struct Setup {
+    /// Checked.
+    pub configuration: Configuration,
+    /// Where its places are.
+    pub runtime_dir: PathBuf,
+    /// Where it says what happens.
+    pub log: Log,
+    /// What becomes of output.
+    pub show: Show,
+    /// What Ctrl-C means.
+    pub on_interrupt: OnInterrupt,
+    /// When the program began, for what it says of itself.
+    pub since: Instant,
+}
+
+/// Runs a manager until it ends. `lock` is that of its runtime directory.
+///
+/// # Errors
+/// When it could not even begin; nothing has been started then.
+pub fn run(setup: Setup, lock: ManagerLock) -> Result<Ended, StartError> {
+    let pidfile = setup
+        .configuration
+        .global
+        .pidfile
+        .as_deref()
+        .map(Pidfile::write)
+        .transpose()?;
+    let listener = bind_manager_socket(&setup.runtime_dir, &lock)?;
+    let around = Circumstances::read();
+    if let Some(mask) = setup.configuration.global.umask {
+        // For log files; children are told theirs one by one.
+        umask(Mode::from_bits_truncate(mask));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(4)
+        .thread_keep_alive(HELPER_THREAD_KEEP_ALIVE)
+        .build()
+        .map_err(system("the event loop cannot be made"))?;
+    let runtime_dir = setup.runtime_dir.clone();
+    let ended = runtime.block_on(serve(setup, listener, around));
+    runtime.shutdown_background();
+    remove_manager_socket(&runtime_dir);
+    drop((pidfile, lock));
+    ended
+}
+
+async fn serve(
+    setup: Setup,
+    listener: std::os::unix::net::UnixListener,
+    around: Circumstances,
+) -> Result<Ended, StartError> {
+    let Setup {
+        configuration,
+        runtime_dir,
+        log,
+        show,
+        on_interrupt,
+        since,
+    } = setup;
+    let signals = Signals::listen().map_err(system("signals cannot be listened to"))?;
+    let socket = runtime_dir.join(KERNEL_SOCKET);
+    let engine = Engine::new(
+        Settings {
+            namespace: NAMESPACE.to_owned(),
+            seed: seed(),
+        },
+        configuration.clone(),
+    );
+    let link = KernelLink::new(LinkSettings {
+        socket: socket.clone(),
+        client: concat!("kingpole-manager/", env!("CARGO_PKG_VERSION")).to_owned(),
+        lease: NAMESPACE.to_owned(),
+        values_prefix: engine.values_prefix(),
+        lease_patience: LEASE_PATIENCE,
+    });
+    let history = History::default();
+    let console = match show {
+        Show::AsConfigured => None,
+        Show::Decorated => {
+            let renderer = Renderer::new(Color::for_stdout(), name_width(&configuration));
+            let console = Console::start(history.clone(), renderer)
+                .map_err(system("the console cannot be started"))?;
+            Some(console)
+        }
+    };
+    let output = super::streams::start(StreamsSettings {
+        socket: socket.clone(),
+        runtime_dir: runtime_dir.clone(),
+        console: match show {
+            Show::Decorated => ConsoleLines::Shown,
+            Show::AsConfigured => ConsoleLines::Written,
+        },
+        history: history.clone(),
+    })
+    .map_err(system("the thread that writes log files cannot be made"))?;
+    let about = Arc::new(About {
+        configuration: absolute(&configuration.path),
+        runtime_dir,
+        kernel_socket: socket,
+        since,
+    });
+    let (configuration, current) = watch::channel(Arc::new(configuration));
+    let (events, _) = broadcast::channel(EVENTS_KEPT);
+    let (commands, inbox) = mpsc::channel(COMMANDS_WAITING_MAX);
+    let (stay, staying) = watch::channel(Stay::Yes);
+    let control = Control {
+        commands,
+        history,
+        events: events.clone(),
+        configuration: current,
+        stay: staying,
+        about,
+    };
+    let server = tokio::spawn({
+        let log = log.clone();
+        async move {
+            if let Err(error) = control::serve(listener, control, log.clone()).await {
+                log.error(format!(
+                    "control: manager.sock is not served any more: {error}"
+                ));
+            }
+        }
+    });
+    let greeting = Greeting::new(NAMESPACE, since);
+    let manager = Manager {
+        engine,
+        link,
+        output,
+        log,
+        around,
+        configuration,
+        events,
+        namespace: NAMESPACE.to_owned(),
+        on_interrupt,
+        greeting,
+    };
+    let ended = manager.run(inbox, signals).await;
+    stay.send_replace(Stay::No);
+    // Nobody who does not read keeps us here.
+    let _ = tokio::time::timeout(LAST_ANSWERS_TIMEOUT, server).await;
+    if let Some(console) = console {
+        console.finish();
+    }
+    Ok(ended)
+}
+
+/// As wide as the longest name that the configuration can bring.
+fn name_width(configuration: &Configuration) -> usize {
+    let width = |watcher: &crate::config::model::WatcherConfig| {
+        let digits = watcher.numprocesses.max(1).ilog10() as usize + 1;
+        watcher.name.chars().count() + 1 + digits
+    };
+    // A very long name shall not push everybody's output out of sight.
+    configuration
+        .watchers
+        .iter()
+        .map(width)
+        .max()
+        .unwrap_or(0)
+        .min(32)
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// For the engine's random choices, which only spread work in time.
+fn seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    // The standard library keys its hashers with randomness of the system.
+    std::collections::hash_map::RandomState::new()
+        .build_hasher()
+        .finish()
+}

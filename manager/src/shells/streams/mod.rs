@@ -1,0 +1,583 @@
+//! The thread that brings children's output into log files and onto the console, by the algorithm of
+//! [`crate::streams`]. It has a session of its own with the kernel, and no other thread waits for it.
+//!
+//! A sink that is stuck stops only its own children: they get no more credit, and the kernel's cap
+//! bounds what they leave. Must not know why a process runs.
+
+pub mod files;
+pub mod lock;
+mod route;
+mod session;
+pub mod zone;
+
+use super::history::{History, Origin};
+use super::output::{Output, OutputEvent, Streams};
+use crate::config::model::{Configuration, StreamConfig};
+use crate::engine::{self, Level, OutputSource};
+use crate::streams::disk::{Stop, Target};
+use crate::streams::limits::Limits;
+use crate::streams::notice::NoticeKind;
+use crate::streams::sink::{Event, SinkSpec};
+use crate::streams::value::KEY_PREFIX;
+use crate::streams::writer::{Alive, Now, Turn, Writer};
+pub use files::ConsoleLines;
+use files::{Files, LogFile};
+use kingpole_protocol::event;
+use kingpole_protocol::hello::Welcome;
+use kingpole_protocol::record::Stream;
+use kingpole_protocol::{Fence, ProcessId, Sequence};
+use lock::StreamsLock;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use session::{Notice, Session};
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::mpsc::UnboundedSender;
+use zone::LocalZone;
+
+/// Bytes of records of one process that may be on their way or held: four batches.
+const CREDIT_BYTES: u64 = 1 << 20;
+
+/// Notices are taken in portions of so many bytes, so that files are written in between.
+const PORTION_BYTES: u64 = 512 << 10;
+
+/// When the engine has certainly attached whatever it will of an older manager's children.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the last lines may take when the manager leaves.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Pauses between attempts to reach the kernel again.
+const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// Where the thread works.
+#[derive(Debug)]
+pub struct StreamsSettings {
+    /// The kernel's socket.
+    pub socket: PathBuf,
+    /// Where the lock is.
+    pub runtime_dir: PathBuf,
+    /// What becomes of lines for the console.
+    pub console: ConsoleLines,
+    /// Is shown every line; never waited for.
+    pub history: History,
+}
+
+enum Order {
+    Connect(Fence),
+    Disconnect,
+    Attach(ProcessId, Attachment),
+    Finish,
+}
+
+/// A process whose output is stored.
+struct Attachment {
+    origin: Arc<Origin>,
+    stdout: StreamConfig,
+    stderr: StreamConfig,
+    drained: bool,
+}
+
+/// The manager's end.
+struct Handle {
+    orders: Sender<Order>,
+    wake: UnixStream,
+}
+
+impl Handle {
+    fn order(&mut self, order: Order) {
+        // The thread may have ended; then nobody minds. A full pipe wakes as well as one byte more.
+        let _ = self.orders.send(order);
+        let _ = self.wake.write(&[1]);
+    }
+}
+
+impl Streams for Handle {
+    fn kernel_connected(&mut self, _: &Welcome, fence: Fence) {
+        self.order(Order::Connect(fence));
+    }
+
+    fn kernel_lost(&mut self) {
+        self.order(Order::Disconnect);
+    }
+
+    fn attach(&mut self, source: OutputSource, configuration: &Configuration) {
+        let key = source.watcher.as_str();
+        let watcher = configuration.watcher(key);
+        let unconfigured = || StreamConfig::Unconfigured;
+        let attachment = Attachment {
+            origin: Arc::new(Origin {
+                watcher: watcher.map_or_else(|| key.to_owned(), |w| w.name.clone()),
+                worker: source.worker.0,
+                pid: source.pid.0,
+            }),
+            stdout: watcher.map_or_else(unconfigured, |w| w.stdout_stream.clone()),
+            stderr: watcher.map_or_else(unconfigured, |w| w.stderr_stream.clone()),
+            drained: false,
+        };
+        self.order(Order::Attach(ProcessId(source.process.0), attachment));
+    }
+
+    fn finish(&mut self) {
+        self.order(Order::Finish);
+    }
+}
+
+/// Begins to store output.
+///
+/// # Errors
+/// When the thread cannot be made.
+pub fn start(settings: StreamsSettings) -> io::Result<Output> {
+    let (orders, inbox) = channel();
+    let (events, reports) = tokio::sync::mpsc::unbounded_channel();
+    let (wake, woken) = UnixStream::pair()?;
+    wake.set_nonblocking(true)?;
+    woken.set_nonblocking(true)?;
+    let history = settings.history.clone();
+    let worker = Worker {
+        files: Files::new(settings.console),
+        settings,
+        inbox,
+        woken,
+        events,
+        attachments: BTreeMap::new(),
+        shown: BTreeMap::new(),
+        lock: None,
+        fence: None,
+        zone: LocalZone::system(),
+        begun: Instant::now(),
+    };
+    std::thread::Builder::new()
+        .name("streams".to_owned())
+        .spawn(move || worker.run())?;
+    Ok(Output::new(
+        Box::new(Handle { orders, wake }),
+        reports,
+        history,
+    ))
+}
+
+/// Why a session is over without an error.
+enum Over {
+    Disconnected,
+    Finished,
+}
+
+struct Worker {
+    settings: StreamsSettings,
+    inbox: Receiver<Order>,
+    woken: UnixStream,
+    events: UnboundedSender<OutputEvent>,
+    attachments: BTreeMap<ProcessId, Attachment>,
+    /// Up to which record the history was shown each process; it outlives sessions.
+    shown: BTreeMap<ProcessId, Sequence>,
+    files: Files,
+    lock: Option<StreamsLock>,
+    fence: Option<Fence>,
+    zone: LocalZone,
+    begun: Instant,
+}
+
+/// What lives as long as a session.
+struct Work {
+    session: Session,
+    writer: Writer<LogFile>,
+    /// Credit that was used and not yet given again.
+    owed: BTreeMap<ProcessId, u64>,
+    settles: Option<Instant>,
+}
+
+impl Worker {
+    fn run(mut self) {
+        let mut pause = RETRY_MIN;
+        let mut retry_at = Instant::now();
+        loop {
+            match self.take_orders(None) {
+                Ok(None) => {}
+                Ok(Some(Over::Finished)) | Err(_) => return,
+                Ok(Some(Over::Disconnected)) => self.fence = None,
+            }
+            let Some(fence) = self.fence else {
+                self.wait(None, None);
+                continue;
+            };
+            if Instant::now() < retry_at {
+                self.wait(None, Some(retry_at));
+                continue;
+            }
+            let begun = Instant::now();
+            match self.session(fence) {
+                Ok(Over::Finished) => return,
+                Ok(Over::Disconnected) => {}
+                Err(stop) => {
+                    pause = if begun.elapsed() > RETRY_MAX {
+                        RETRY_MIN
+                    } else {
+                        pause
+                    };
+                    retry_at = Instant::now() + pause;
+                    pause = (pause * 2).min(RETRY_MAX);
+                    let text = format!("output: {stop}; log files wait, and are gone on with");
+                    self.log(Level::Warning, text);
+                }
+            }
+        }
+    }
+
+    fn log(&self, level: Level, text: String) {
+        // Who does not listen any more does not want to know.
+        let _ = self.events.send(OutputEvent::Log(level, text));
+    }
+
+    fn now(&self) -> Now {
+        let nanos = |since: Duration| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
+        let wall = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        Now {
+            monotonic_ns: nanos(self.begun.elapsed()),
+            wall_ns: nanos(wall),
+        }
+    }
+
+    /// Carries out what the manager asked for. `Err` when the manager has gone.
+    fn take_orders(&mut self, mut work: Option<&mut Work>) -> Result<Option<Over>, TryRecvError> {
+        let mut over = None;
+        loop {
+            match self.inbox.try_recv() {
+                Ok(Order::Connect(fence)) => {
+                    let other = self
+                        .fence
+                        .replace(fence)
+                        .is_some_and(|known| known != fence);
+                    if other && work.is_some() {
+                        over = Some(Over::Disconnected);
+                    }
+                }
+                Ok(Order::Disconnect) => {
+                    self.fence = None;
+                    over = Some(Over::Disconnected);
+                }
+                Ok(Order::Attach(process, attachment)) => {
+                    if let Some(work) = &mut work {
+                        let child = work.session.child(process);
+                        let (stdout, stderr) = attachment.sinks();
+                        let pid = attachment.origin.pid;
+                        work.writer.attach(child, pid, &stdout, &stderr, self.now());
+                    }
+                    self.attachments.insert(process, attachment);
+                }
+                Ok(Order::Finish) => return Ok(Some(Over::Finished)),
+                Err(TryRecvError::Empty) => return Ok(over),
+                Err(TryRecvError::Disconnected) => return Err(TryRecvError::Disconnected),
+            }
+        }
+    }
+
+    /// One session with the kernel, from what it remembers to its end.
+    fn session(&mut self, fence: Fence) -> Result<Over, Stop> {
+        if self.lock.is_none() {
+            let lock = StreamsLock::take(&self.settings.runtime_dir);
+            self.lock = Some(lock.map_err(|error| Stop::Kernel(error.to_string()))?);
+        }
+        let mut session = Session::open(&self.settings.socket, fence)?;
+        let alive = session.alive()?;
+        let values = session.values(KEY_PREFIX)?;
+        let writer = Writer::new(Limits::STANDARD, &values, &alive);
+        let settles = Some(Instant::now() + SETTLE_TIMEOUT);
+        let mut work = Work {
+            session,
+            writer,
+            owed: BTreeMap::new(),
+            settles,
+        };
+        self.attach_known(&mut work, &alive);
+        loop {
+            match self.take_orders(Some(&mut work)) {
+                Ok(None) => {}
+                Ok(Some(Over::Finished)) | Err(_) => {
+                    self.finish(&mut work)?;
+                    return Ok(Over::Finished);
+                }
+                Ok(Some(Over::Disconnected)) => return Ok(Over::Disconnected),
+            }
+            let now = self.now();
+            if work.settles.is_some_and(|at| at <= Instant::now()) {
+                work.settles = None;
+                work.writer.handle_attached_all(now);
+            }
+            let step = self.step(&mut work)?;
+            if let Some(over) = step.1 {
+                return Ok(over);
+            }
+            if step.0 == Turn::Again {
+                work.session.receive()?;
+                continue;
+            }
+            let deadline = work.writer.poll_deadline();
+            let deadline = deadline.map(|at| self.begun + Duration::from_nanos(at));
+            let deadline = deadline.into_iter().chain(work.settles).min();
+            if self.wait(Some(&work.session), deadline) {
+                work.session.receive()?;
+            }
+        }
+    }
+
+    /// Takes what has arrived, writes what can be written, and lets more come.
+    fn step(&mut self, work: &mut Work) -> Result<(Turn, Option<Over>), Stop> {
+        let mut taken = 0;
+        let mut again = Turn::Wait;
+        while let Some(notice) = work.session.poll_notice()? {
+            again = Turn::Again;
+            if let Some(over) = self.handle_notice(work, notice, &mut taken) {
+                return Ok((again, Some(over)));
+            }
+            if taken > PORTION_BYTES {
+                break;
+            }
+        }
+        let now = self.now();
+        let turn = work
+            .writer
+            .turn(&mut self.files, &mut work.session, &mut self.zone, now)?;
+        while let Some(event) = work.writer.poll_event() {
+            self.handle_event(event);
+        }
+        while let Some((child, from)) = work.writer.poll_follow() {
+            again = Turn::Again;
+            work.session.follow(child.process, from, CREDIT_BYTES)?;
+        }
+        let mut grants = Vec::new();
+        for (process, owed) in &mut work.owed {
+            let child = work.session.child(*process);
+            let free = work.writer.held_bytes(child) < CREDIT_BYTES / 2;
+            if *owed >= CREDIT_BYTES / 4 && (free || work.writer.is_judged(child)) {
+                grants.push((*process, std::mem::take(owed)));
+            }
+        }
+        for (process, credit) in grants {
+            work.session.grant(process, credit)?;
+        }
+        Ok((if turn == Turn::Again { turn } else { again }, None))
+    }
+
+    fn attach_known(&mut self, work: &mut Work, alive: &[Alive]) {
+        let gone: Vec<ProcessId> = self
+            .attachments
+            .keys()
+            .filter(|process| !alive.iter().any(|alive| alive.child.process == **process))
+            .copied()
+            .collect();
+        for process in gone {
+            self.forget(process);
+        }
+        let now = self.now();
+        for (process, attachment) in &self.attachments {
+            let (stdout, stderr) = attachment.sinks();
+            let child = work.session.child(*process);
+            work.writer
+                .attach(child, attachment.origin.pid, &stdout, &stderr, now);
+        }
+    }
+
+    /// The kernel does not have it any more: nothing more can come.
+    fn forget(&mut self, process: ProcessId) {
+        self.shown.remove(&process);
+        let attachment = self.attachments.remove(&process);
+        if attachment.is_some_and(|attachment| !attachment.drained) {
+            let process = engine::ProcessId(process.0);
+            let _ = self.events.send(OutputEvent::Drained(process));
+        }
+    }
+
+    fn handle_notice(&mut self, work: &mut Work, notice: Notice, taken: &mut u64) -> Option<Over> {
+        match notice {
+            Notice::Output(process, records, credit) => {
+                *taken += credit;
+                *work.owed.entry(process).or_default() += credit;
+                let child = work.session.child(process);
+                for (stream, chunk) in records {
+                    if let Some(attachment) = self.attachments.get(&process) {
+                        let shown = self.shown.entry(process).or_default();
+                        if chunk.sequence > *shown {
+                            *shown = chunk.sequence;
+                            let (origin, data) = (&attachment.origin, chunk.data());
+                            self.settings.history.push(
+                                process.0,
+                                origin,
+                                stream,
+                                chunk.time_ns,
+                                data,
+                            );
+                        }
+                    }
+                    work.writer.handle_record(child, stream, chunk);
+                }
+            }
+            Notice::NotFollowed(process, error) => {
+                let text = format!("output: process {process} cannot be followed: {error}");
+                self.log(Level::Debug, text);
+                work.writer.detach(work.session.child(process));
+                self.forget(process);
+            }
+            Notice::Event(event::Event::Gap(gap)) => {
+                let child = work.session.child(gap.process);
+                work.writer
+                    .handle_gap(child, gap.to, gap.stdout_offset, gap.stderr_offset);
+            }
+            Notice::Event(event::Event::StreamEnded(ended)) => {
+                let child = work.session.child(ended.process);
+                let (stream, next, bytes) = (ended.stream, ended.next, ended.bytes);
+                work.writer.handle_stream_ended(child, stream, next, bytes);
+                self.settings.history.end(ended.process.0, stream);
+            }
+            Notice::Event(event::Event::ProcessRemoved(removed)) => {
+                work.owed.remove(&removed.process);
+                work.writer.detach(work.session.child(removed.process));
+                self.forget(removed.process);
+            }
+            Notice::Event(event::Event::LeaseLost(_)) => {
+                self.fence = None;
+                return Some(Over::Disconnected);
+            }
+            Notice::Event(event::Event::Goodbye(goodbye)) => {
+                self.log(
+                    Level::Debug,
+                    format!("output: the kernel ends: {}", goodbye.reason),
+                );
+            }
+            Notice::Event(_) => {}
+        }
+        None
+    }
+
+    fn handle_event(&mut self, event: Event) {
+        let name = |target: &Target| target.path().display().to_string();
+        let (level, text) = match event {
+            Event::Drained(child) => {
+                if let Some(attachment) = self.attachments.get_mut(&child.process) {
+                    attachment.drained = true;
+                    let process = engine::ProcessId(child.process.0);
+                    let _ = self.events.send(OutputEvent::Drained(process));
+                }
+                return;
+            }
+            Event::SinkFailing(_, trouble) => (
+                Level::Error,
+                format!("log file: {trouble}; its output waits and the file is tried again"),
+            ),
+            Event::SinkRecovered(target) => (
+                Level::Info,
+                format!("log file {}: writing works again", name(&target)),
+            ),
+            Event::ConsoleLost(trouble) => (
+                Level::Debug,
+                format!("console: {trouble}; output for it is thrown away"),
+            ),
+            Event::RotationFailed(target, trouble) => (
+                Level::Error,
+                format!(
+                    "log file {} cannot be rotated and grows on: {trouble}",
+                    name(&target)
+                ),
+            ),
+            Event::GapAnnounced(source, gap) => (
+                Level::Warning,
+                format!(
+                    "{} bytes of {} of {} were lost, its buffer in the kernel was full; the log \
+                     says where",
+                    gap.to_at.saturating_sub(gap.from_at),
+                    source.stream.name(),
+                    self.describe(source.child.process),
+                ),
+            ),
+            Event::Noticed(target, notice) => {
+                let child = self.describe(notice.source.child.process);
+                let what = match notice.kind {
+                    NoticeKind::Torn => "a line was cut and follows again",
+                    NoticeKind::MayRepeat(_) => "some lines may be in it twice",
+                };
+                (
+                    Level::Warning,
+                    format!("log file {}: {what} ({child})", name(&target)),
+                )
+            }
+            Event::SpecConflict(target) => (
+                Level::Warning,
+                format!(
+                    "log file {} is configured in two ways; the first one stands",
+                    name(&target)
+                ),
+            ),
+            Event::ValueUnusable(key, error) => (
+                Level::Warning,
+                format!(
+                    "what is remembered as {key} cannot be used: {error}; lines may be doubled"
+                ),
+            ),
+        };
+        self.log(level, text);
+    }
+
+    fn describe(&self, process: ProcessId) -> String {
+        match self.attachments.get(&process) {
+            Some(Attachment { origin, .. }) => {
+                format!("{}.{} [{}]", origin.watcher, origin.worker, origin.pid)
+            }
+            None => format!("process {process}"),
+        }
+    }
+
+    /// Stores what has been read, and tells the kernel.
+    fn finish(&mut self, work: &mut Work) -> Result<(), Stop> {
+        let deadline = Instant::now() + FINISH_TIMEOUT;
+        loop {
+            work.writer.hurry();
+            let (turn, _) = self.step(work)?;
+            let done = turn == Turn::Wait && work.writer.is_told();
+            if done || Instant::now() >= deadline {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits for the kernel, the manager or the time. `true` if the kernel said something.
+    fn wait(&mut self, session: Option<&Session>, until: Option<Instant>) -> bool {
+        let timeout = match until.map(|at| at.saturating_duration_since(Instant::now())) {
+            // Rounded up: waking early would only mean waking twice.
+            Some(left) => {
+                PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX)
+            }
+            None => PollTimeout::NONE,
+        };
+        let mut polled = vec![PollFd::new(self.woken.as_fd(), PollFlags::POLLIN)];
+        polled.extend(session.map(|s| PollFd::new(s.descriptor(), PollFlags::POLLIN)));
+        // Interrupted or not: the callers look at everything again.
+        let _ = poll(&mut polled, timeout);
+        let readable = |index: usize| polled.get(index).is_some_and(|p| p.any() == Some(true));
+        let (woken, said) = (readable(0), readable(1));
+        if woken {
+            let mut bytes = [0; 64];
+            while matches!((&self.woken).read(&mut bytes), Ok(64)) {}
+        }
+        said
+    }
+}
+
+impl Attachment {
+    fn sinks(&self) -> (SinkSpec, SinkSpec) {
+        (
+            route::sink(&self.stdout, Stream::Stdout),
+            route::sink(&self.stderr, Stream::Stderr),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,312 @@
+//! The log writer's own session with the kernel, on a blocking unix socket. What arrives while an
+//! answer is awaited is kept in order.
+
+use crate::streams::disk::{self, Keeper, Stop};
+use crate::streams::feed::Chunk;
+use crate::streams::position::Child;
+use crate::streams::writer::Alive;
+use kingpole_protocol::client::connection::{Connection, Incoming};
+use kingpole_protocol::event::Event;
+use kingpole_protocol::record::Stream;
+use kingpole_protocol::reply::Reply;
+use kingpole_protocol::request::{
+    Commit, Follow, Grant, ListProcesses, ListValues, OutputAcknowledgement, Request, Subscribe,
+    ValueChange,
+};
+use kingpole_protocol::{ByteString, ErrorReply, Fence, ProcessId, Sequence};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::collections::VecDeque;
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A kernel that does not answer for so long is taken for broken.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Something that the kernel said by itself.
+#[derive(Debug)]
+pub(super) enum Notice {
+    /// Records of one process, and the credit that they used.
+    Output(ProcessId, Vec<(Stream, Chunk)>, u64),
+    /// Anything else.
+    Event(Event),
+    /// A process to be followed is not there.
+    NotFollowed(ProcessId, ErrorReply),
+}
+
+/// See the module.
+pub(super) struct Session {
+    socket: UnixStream,
+    connection: Connection,
+    notices: VecDeque<Notice>,
+    /// Which state of the kernel this is.
+    instance: u64,
+}
+
+fn broken(error: impl std::fmt::Display) -> Stop {
+    Stop::Kernel(error.to_string())
+}
+
+impl Session {
+    /// Connects, and acts under this lease.
+    pub(super) fn open(path: &Path, fence: Fence) -> Result<Self, Stop> {
+        let socket = UnixStream::connect(path).map_err(broken)?;
+        socket.set_nonblocking(true).map_err(broken)?;
+        let client = concat!("kingpole-manager/", env!("CARGO_PKG_VERSION"), " streams");
+        let mut connection = Connection::new(client, 0).map_err(broken)?;
+        connection.set_fence(fence);
+        let notices = VecDeque::new();
+        let mut session = Self {
+            socket,
+            connection,
+            notices,
+            instance: 0,
+        };
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        session.flush(deadline)?;
+        loop {
+            match session.connection.poll_incoming().map_err(broken)? {
+                Some(Incoming::Welcome(welcome)) => {
+                    session.instance = welcome.instance;
+                    return Ok(session);
+                }
+                Some(_) => return Err(broken("the kernel did not greet")),
+                None => session.wait(deadline)?,
+            }
+        }
+    }
+
+    /// Which state of the kernel this is: children of another one are others.
+    pub(super) fn child(&self, process: ProcessId) -> Child {
+        Child {
+            process,
+            epoch: self.instance,
+        }
+    }
+
+    /// To wait on, together with other things.
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Everything that the kernel keeps under a prefix.
+    pub(super) fn values(&mut self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, Stop> {
+        let mut values = Vec::new();
+        let mut after = String::new();
+        loop {
+            let request = ListValues {
+                prefix: prefix.to_owned(),
+                after,
+                limit: 512,
+            };
+            let Reply::Values(page) = self.call(&request.into())? else {
+                return Err(broken("the kernel does not list its values"));
+            };
+            let more = page.more;
+            values.extend(page.items.into_iter().map(|item| (item.key, item.value.0)));
+            match values.last() {
+                Some((last, _)) if more => after = last.clone(),
+                _ => return Ok(values),
+            }
+        }
+    }
+
+    /// Asks to be told of processes, and which there are.
+    pub(super) fn alive(&mut self) -> Result<Vec<Alive>, Stop> {
+        self.call(&Subscribe {}.into())?;
+        let mut alive: Vec<Alive> = Vec::new();
+        loop {
+            let after = alive.last().map_or(ProcessId(0), |last| last.child.process);
+            let Reply::Processes(page) = self.call(&ListProcesses { after, limit: 512 }.into())?
+            else {
+                return Err(broken("the kernel does not list its processes"));
+            };
+            for info in &page.items {
+                let pid = u32::try_from(info.pid).unwrap_or(0);
+                alive.push(Alive {
+                    child: self.child(info.process),
+                    pid,
+                    baseline: None,
+                });
+            }
+            if !page.more || page.items.is_empty() {
+                return Ok(alive);
+            }
+        }
+    }
+
+    /// Asks for a child's output. A process that is not there is told as a notice.
+    pub(super) fn follow(
+        &mut self,
+        process: ProcessId,
+        from: Sequence,
+        credit_bytes: u64,
+    ) -> Result<(), Stop> {
+        match self.ask(
+            &Follow {
+                process,
+                from,
+                credit_bytes,
+            }
+            .into(),
+        )? {
+            Ok(_) => {}
+            Err(error) => self.notices.push_back(Notice::NotFollowed(process, error)),
+        }
+        Ok(())
+    }
+
+    /// Lets more of a child's output come.
+    pub(super) fn grant(&mut self, process: ProcessId, credit_bytes: u64) -> Result<(), Stop> {
+        self.connection
+            .send(
+                &Grant {
+                    process,
+                    credit_bytes,
+                }
+                .into(),
+            )
+            .map_err(broken)?;
+        self.flush(Instant::now() + ANSWER_TIMEOUT)
+    }
+
+    /// What the kernel said, if something has arrived. Does not wait.
+    pub(super) fn poll_notice(&mut self) -> Result<Option<Notice>, Stop> {
+        if self.notices.is_empty() {
+            self.take()?;
+        }
+        Ok(self.notices.pop_front())
+    }
+
+    /// Reads once what has arrived. `false` if nothing has.
+    pub(super) fn receive(&mut self) -> Result<bool, Stop> {
+        match self.socket.read(self.connection.space()) {
+            Ok(0) => Err(broken("the kernel closed the session")),
+            Ok(count) => {
+                self.connection.advance(count);
+                Ok(true)
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(true),
+            Err(error) => Err(broken(error)),
+        }
+    }
+
+    fn call(&mut self, request: &Request) -> Result<Reply, Stop> {
+        self.ask(request)?.map_err(broken)
+    }
+
+    fn ask(&mut self, request: &Request) -> Result<Result<Reply, ErrorReply>, Stop> {
+        let id = self.connection.send(request).map_err(broken)?;
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        self.flush(deadline)?;
+        loop {
+            while let Some(incoming) = self.connection.poll_incoming().map_err(broken)? {
+                match incoming {
+                    Incoming::Reply { request, result } if request == id => return Ok(result),
+                    other => self.notices.extend(notice(other)),
+                }
+            }
+            self.wait(deadline)?;
+        }
+    }
+
+    fn take(&mut self) -> Result<(), Stop> {
+        while let Some(incoming) = self.connection.poll_incoming().map_err(broken)? {
+            self.notices.extend(notice(incoming));
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self, deadline: Instant) -> Result<(), Stop> {
+        let bytes = self.connection.take_outgoing();
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            match self.socket.write(rest) {
+                Ok(count) => rest = rest.get(count..).unwrap_or_default(),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    // The kernel may be waiting for us to read.
+                    self.ready(PollFlags::POLLIN | PollFlags::POLLOUT, deadline)?;
+                    self.receive()?;
+                }
+                Err(error) => return Err(broken(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for more to arrive, and reads it.
+    fn wait(&mut self, deadline: Instant) -> Result<(), Stop> {
+        self.ready(PollFlags::POLLIN, deadline)?;
+        self.receive()?;
+        Ok(())
+    }
+
+    fn ready(&self, flags: PollFlags, deadline: Instant) -> Result<(), Stop> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(broken(format!(
+                "the kernel did not answer within {ANSWER_TIMEOUT:?}"
+            )));
+        }
+        let mut polled = [PollFd::new(self.socket.as_fd(), flags)];
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(&mut polled, timeout) {
+            Ok(_) | Err(nix::Error::EINTR) => Ok(()),
+            Err(error) => Err(broken(error)),
+        }
+    }
+}
+
+fn notice(incoming: Incoming<'_>) -> Option<Notice> {
+    match incoming {
+        Incoming::Output(output) => {
+            // One block for the whole frame: its records share it.
+            let mut block = Vec::with_capacity(output.credit_bytes());
+            for record in output.records() {
+                block.extend_from_slice(record.data);
+            }
+            let block = Arc::new(block);
+            let mut from = 0;
+            let mut records = Vec::new();
+            for record in output.records() {
+                let header = record.header;
+                let (time_ns, at) = (header.time_ns, header.stream_offset);
+                let block = Arc::clone(&block);
+                let length = record.data.len();
+                let chunk = Chunk::new(header.sequence, time_ns, at, block, from, length);
+                records.push((header.stream, chunk));
+                from += length;
+            }
+            let credit = output.credit_bytes() as u64;
+            Some(Notice::Output(output.process, records, credit))
+        }
+        Incoming::Event(event) => Some(Notice::Event(event)),
+        Incoming::Reply { .. } | Incoming::Welcome(_) => None,
+    }
+}
+
+impl Keeper for Session {
+    fn commit(&mut self, commit: disk::Commit) -> Result<(), Stop> {
+        let values = commit.values.into_iter();
+        let values = values.map(|(key, value)| ValueChange {
+            key,
+            value: value.map(ByteString),
+        });
+        let outputs = commit.acknowledgements.into_iter();
+        let outputs = outputs.map(|(child, through)| OutputAcknowledgement {
+            process: child.process,
+            through,
+        });
+        let request = Commit {
+            values: values.collect(),
+            outputs: outputs.collect(),
+            ends: Vec::new(),
+        };
+        self.call(&request.into()).map(drop)
+    }
+}
