@@ -1,0 +1,206 @@
+//! A watcher at our kernel beside one at Papa's own daemon, with the same reader: throughput, lines
+//! lost, processor time per gigabyte, and how late a line arrives.
+
+use kingpole_tests::measure::{Comparison, Effort, median};
+use kingpole_tests::process::Guarded;
+use kingpole_tests::text::{Place, TextSession, Watched};
+use kingpole_tests::{Kernel, Scratch, binaries, python, wait};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// A daemon that speaks Papa's protocol.
+struct Side {
+    place: Place,
+    pid: i32,
+}
+
+/// What one watch of a child that writes lines brought.
+struct Flow {
+    megabytes_per_second: f64,
+    processor_seconds_per_gigabyte: f64,
+    lines: u64,
+}
+
+fn main() {
+    let interpreter = match python::environment() {
+        Ok(path) => path,
+        Err(why) => return println!("SKIPPED: no Papa to compare with: {why}"),
+    };
+    let effort = Effort::asked_for();
+    let kernel = Kernel::start();
+    let ours = Side {
+        place: Place::Unix(kernel.scratch().join("text.sock")),
+        pid: kernel.client().welcome().pid,
+    };
+    let scratch = Scratch::new();
+    let (papa, theirs) = start_papa(&interpreter, &scratch);
+
+    let lines = effort.pick(3_000_000, 100_000);
+    let mut flows: (Vec<Flow>, Vec<Flow>) = (Vec::new(), Vec::new());
+    let throughput = Comparison::measure(
+        "watch/lines",
+        "MB/s",
+        effort.pick(3, 1),
+        || keep(&mut flows.0, watch_lines(&theirs, lines)),
+        || keep(&mut flows.1, watch_lines(&ours, lines)),
+    );
+    throughput.print(10.0);
+    for (name, flows) in [("papa", &flows.0), ("ours", &flows.1)] {
+        let lost = flows.iter().map(|flow| lines.saturating_sub(flow.lines));
+        let lost = lost.map(|lost| lost as f64).collect();
+        let cost = flows.iter().map(|flow| flow.processor_seconds_per_gigabyte);
+        println!(
+            "watch/lines lost, {name}       {:.0} of {lines}",
+            median(lost)
+        );
+        println!(
+            "watch/processor, {name}        {:.2} s per GB",
+            median(cost.collect())
+        );
+    }
+    let blocks = effort.pick(8_192, 512);
+    Comparison::measure(
+        "watch/blocks of 64 KiB",
+        "MB/s",
+        effort.pick(3, 1),
+        || watch_blocks(&theirs, blocks),
+        || watch_blocks(&ours, blocks),
+    )
+    .print(10.0);
+    let rounds = effort.pick(400, 40);
+    for (name, side) in [("papa", &theirs), ("ours", &ours)] {
+        let late = latencies(side, &interpreter, &scratch, rounds);
+        println!(
+            "watch/latency, {name}          {:.3} ms median",
+            median(late)
+        );
+    }
+    drop(papa);
+}
+
+fn keep(flows: &mut Vec<Flow>, flow: Flow) -> f64 {
+    let rate = flow.megabytes_per_second;
+    flows.push(flow);
+    rate
+}
+
+fn start_papa(interpreter: &Path, scratch: &Scratch) -> (Guarded, Side) {
+    let socket = scratch.join("papa.sock");
+    let mut command = Command::new(interpreter);
+    command
+        .arg(python::scripts().join("original_papa.py"))
+        .arg("-u")
+        .arg(&socket);
+    let papa = Guarded::start("papa", command, scratch.join("papa.log"));
+    let place = Place::Unix(socket);
+    wait::until("Papa listens", || {
+        TextSession::try_connect(&place).map(drop)
+    });
+    let pid = papa.handle().pid();
+    (papa, Side { place, pid })
+}
+
+/// Watches a child that writes lines of 100 bytes as fast as it can, with the default buffer.
+fn watch_lines(side: &Side, lines: u64) -> Flow {
+    let mut session = TextSession::open(&side.place);
+    let puppet = binaries::puppet().display();
+    let make =
+        format!("make process flow watch=1 {puppet} lines\\ out\\ {TAG}\\ 0\\ {lines}\\ 0\n");
+    watch_flow(side, &mut session, &make)
+}
+
+/// Watches a child that writes large blocks as fast as it can, with room for all of them; the rate
+/// at which they are delivered.
+fn watch_blocks(side: &Side, blocks: u64) -> f64 {
+    let mut session = TextSession::open(&side.place);
+    let puppet = binaries::puppet().display();
+    let bytes = blocks << 16;
+    let make =
+        format!("make process flow watch=1 bufsize=900m {puppet} same\\ out\\ {bytes}\\ 65536\n");
+    watch_flow(side, &mut session, &make).megabytes_per_second
+}
+
+fn watch_flow(side: &Side, session: &mut TextSession, make: &str) -> Flow {
+    let before = processor_seconds(side.pid);
+    let begun = Instant::now();
+    session.send(make.as_bytes());
+    session.read_until("\n");
+    let (mut bytes, mut count) = (0_u64, 0_u64);
+    loop {
+        let batch = session.read_batch();
+        session.send(b"\n");
+        let mut closed = false;
+        for item in batch {
+            match item {
+                Watched::Output { data, .. } => {
+                    bytes += data.len() as u64;
+                    count += data.iter().filter(|byte| **byte == b'\n').count() as u64;
+                }
+                Watched::Closed { .. } => closed = true,
+            }
+        }
+        if closed {
+            break;
+        }
+    }
+    session.expect("Nothing left to watch\n> ");
+    let megabytes = bytes as f64 / 1e6;
+    Flow {
+        megabytes_per_second: megabytes / begun.elapsed().as_secs_f64(),
+        processor_seconds_per_gigabyte: (processor_seconds(side.pid) - before) / megabytes * 1e3,
+        lines: count,
+    }
+}
+
+/// Makes lines of some 100 bytes.
+const TAG: &str =
+    "a-tag-that-makes-a-line-as-long-as-lines-of-a-log-usually-are-which-is-a-hundred-bytes";
+
+/// User and system time so far.
+fn processor_seconds(pid: i32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the daemon runs");
+    let (_, fields) = stat.rsplit_once(") ").expect("the format of proc(5)");
+    let ticks = fields.split(' ').skip(11).take(2);
+    let ticks: f64 = ticks.filter_map(|field| field.parse::<f64>().ok()).sum();
+    // USER_HZ is 100 on every Linux that Rust's std runs on.
+    ticks / 100.0
+}
+
+/// How many milliseconds after a child wrote a line its watcher has it.
+fn latencies(side: &Side, interpreter: &Path, scratch: &Scratch, rounds: u64) -> Vec<f64> {
+    let program = format!(
+        "import os, time\nfor i in range({rounds}):\n    \
+         os.write(1, b'%.6f\\n' % time.time())\n    time.sleep(0.01)\n"
+    );
+    let program: PathBuf = scratch.write("clock.py", program);
+    let mut session = TextSession::open(&side.place);
+    let make = format!(
+        "make process clock watch=1 {} {}\n",
+        interpreter.display(),
+        program.display()
+    );
+    session.send(make.as_bytes());
+    session.read_until("\n");
+    let mut late = Vec::new();
+    loop {
+        let batch = session.read_batch();
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .expect("after 1970");
+        session.send(b"\n");
+        for item in batch {
+            match item {
+                Watched::Output { data, .. } => {
+                    let text = String::from_utf8_lossy(&data).into_owned();
+                    let written = text.lines().filter_map(|line| line.parse::<f64>().ok());
+                    late.extend(written.map(|then| (now.as_secs_f64() - then) * 1e3));
+                }
+                Watched::Closed { .. } => {
+                    session.expect("Nothing left to watch\n> ");
+                    return late;
+                }
+            }
+        }
+    }
+}

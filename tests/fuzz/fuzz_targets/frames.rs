@@ -1,0 +1,21 @@
+//! Whatever bytes come in as frames: the decoder gives whole frames or says that there are none any
+//! more, and each request it gives is written back to the same bytes.
+#![no_main]
+
+use kingpole_protocol::decoder::Decoder;
+use kingpole_protocol::request::Request;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| {
+    let mut decoder = Decoder::new();
+    decoder.extend(input);
+    while let Ok(Some(frame)) = decoder.next_frame() {
+        let (kind, body) = (frame.header.kind, frame.body.to_vec());
+        if let Ok(Some(request)) = Request::decode(kind, &body) {
+            let again = request
+                .encode(frame.header.request, frame.header.fence)
+                .expect("what was decoded is not too long");
+            assert!(again.ends_with(&body));
+        }
+    }
+});

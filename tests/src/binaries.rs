@@ -1,0 +1,146 @@
+//! Where the binaries are that a test runs, and that they are those of the sources at hand.
+//!
+//! `cargo test` builds the binaries of a package only for its own integration tests, so the first
+//! test that needs one builds them all, in the profile it was itself built in. Cargo's lock makes
+//! test programs that start together wait for each other, and a second build has nothing to do.
+
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+/// Names a directory of binaries to use instead of building them.
+pub const DIRECTORY_VARIABLE: &str = "KINGPOLE_TEST_BINARIES";
+
+/// The process kernel.
+#[must_use]
+pub fn kernel() -> &'static Path {
+    find("kingpole-kernel")
+}
+
+/// A process kernel that dies where a test wants it to, built beside the real one.
+///
+/// # Panics
+/// When it does not build.
+#[must_use]
+pub fn kernel_with_crash_points() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let directory = workspace().join("target").join("crash-points");
+        let status = Command::new(cargo)
+            .current_dir(workspace())
+            .args([
+                "build",
+                "--quiet",
+                "-p",
+                "kingpole-kernel",
+                "--bin",
+                "kingpole-kernel",
+            ])
+            .args(["--features", "crash-points", "--target-dir"])
+            .arg(&directory)
+            .stdin(Stdio::null())
+            .status();
+        assert!(
+            status.is_ok_and(|status| status.success()),
+            "it does not build"
+        );
+        directory.join("debug").join("kingpole-kernel")
+    })
+}
+
+/// The manager.
+#[must_use]
+pub fn manager() -> &'static Path {
+    find("kingpole-manager")
+}
+
+/// The command line.
+#[must_use]
+pub fn kingpole() -> &'static Path {
+    find("kingpole")
+}
+
+/// The child that does what it is told.
+#[must_use]
+pub fn puppet() -> &'static Path {
+    find("puppet")
+}
+
+/// The example of a program that hosts a child in the kernel.
+#[must_use]
+pub fn host_children() -> &'static Path {
+    find("host_children")
+}
+
+/// The root of the sources.
+#[must_use]
+pub fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("tests/ lies in the workspace")
+}
+
+fn find(name: &str) -> &'static Path {
+    static FOUND: OnceLock<BTreeMap<String, PathBuf>> = OnceLock::new();
+    let found = FOUND.get_or_init(|| match std::env::var_os(DIRECTORY_VARIABLE) {
+        Some(directory) => given(Path::new(&directory)),
+        None => build(),
+    });
+    match found.get(name) {
+        Some(path) => path,
+        None => panic!("there is no binary {name}; there are {:?}", found.keys()),
+    }
+}
+
+fn given(directory: &Path) -> BTreeMap<String, PathBuf> {
+    ["kingpole-kernel", "kingpole-manager", "kingpole", "puppet"]
+        .into_iter()
+        .map(|name| {
+            let path = directory.join(name);
+            assert!(
+                path.is_file(),
+                "{DIRECTORY_VARIABLE} names {}, but there is no {name} in it",
+                directory.display()
+            );
+            (name.to_owned(), path)
+        })
+        .collect()
+}
+
+fn build() -> BTreeMap<String, PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(&cargo);
+    command
+        .current_dir(workspace())
+        .args([
+            "build",
+            "--workspace",
+            "--bins",
+            "--examples",
+            "--message-format=json-render-diagnostics",
+        ])
+        .stdin(Stdio::null());
+    if !cfg!(debug_assertions) {
+        command.arg("--release");
+    }
+    let output = match command.output() {
+        Ok(output) => output,
+        Err(error) => panic!("cannot run {}: {error}", Path::new(&cargo).display()),
+    };
+    assert!(
+        output.status.success(),
+        "the binaries under test do not build:\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| {
+            let message: Value = serde_json::from_str(line).ok()?;
+            let path = PathBuf::from(message["executable"].as_str()?);
+            Some((message["target"]["name"].as_str()?.to_owned(), path))
+        })
+        .collect()
+}

@@ -1,0 +1,27 @@
+//! The harness of the tests and benchmarks that use real processes.
+//!
+//! It starts the real binaries in a runtime directory of their own, waits with deadlines that say
+//! what was last seen, shows the logs of what it started when a test fails, and ends what it
+//! started and nothing else. `docs/testing.md` says how a test is written with it.
+
+pub mod binaries;
+pub mod http;
+pub mod kernel;
+pub mod lines;
+pub mod manager;
+pub mod measure;
+pub mod output;
+pub mod pattern;
+pub mod process;
+pub mod puppet;
+pub mod python;
+pub mod scratch;
+pub mod storm;
+pub mod sys;
+pub mod text;
+pub mod wait;
+
+pub use kernel::Kernel;
+pub use manager::Manager;
+pub use puppet::Puppet;
+pub use scratch::Scratch;

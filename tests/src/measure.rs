@@ -1,0 +1,160 @@
+//! Figures about processes and their statistics, for benchmarks and for claims that are intervals.
+
+use crate::process::status_fields;
+use std::fmt;
+use std::io;
+use std::path::Path;
+
+/// Proportional set size of a process in KiB (`/proc/PID/smaps_rollup`): its own pages, and its
+/// share of those that it shares.
+///
+/// # Errors
+/// When it is gone, or somebody else's.
+pub fn pss_kib(pid: i32) -> io::Result<u64> {
+    let fields = status_fields(Path::new(&format!("/proc/{pid}/smaps_rollup")))?;
+    number(&fields, "Pss")
+}
+
+/// How often the threads of a process have been put on a processor again after waiting: any
+/// wake-up of any of them counts.
+///
+/// # Errors
+/// When it is gone.
+pub fn wake_ups(pid: i32) -> io::Result<u64> {
+    let mut sum = 0;
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let fields = status_fields(&task?.path().join("status"))?;
+        sum += number(&fields, "voluntary_ctxt_switches")?;
+    }
+    Ok(sum)
+}
+
+/// How many threads a process has.
+///
+/// # Errors
+/// When it is gone.
+pub fn threads(pid: i32) -> io::Result<u64> {
+    number(
+        &status_fields(Path::new(&format!("/proc/{pid}/status")))?,
+        "Threads",
+    )
+}
+
+fn number(fields: &std::collections::BTreeMap<String, String>, name: &str) -> io::Result<u64> {
+    fields
+        .get(name)
+        .and_then(|value| value.split_whitespace().next()?.parse().ok())
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("no {name}")))
+}
+
+/// The middle one of some measurements.
+///
+/// # Panics
+/// Without measurements.
+#[must_use]
+pub fn median(mut measurements: Vec<f64>) -> f64 {
+    measurements.sort_by(f64::total_cmp);
+    measurements[measurements.len() / 2]
+}
+
+/// Whether benchmarks run long enough for figures, or only long enough to see that they work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effort {
+    /// For figures.
+    Full,
+    /// For CI.
+    Quick,
+}
+
+impl Effort {
+    /// What `KINGPOLE_BENCH` asks for.
+    #[must_use]
+    pub fn asked_for() -> Self {
+        let quick = std::env::var("KINGPOLE_BENCH").is_ok_and(|value| value == "quick");
+        if quick { Self::Quick } else { Self::Full }
+    }
+
+    /// One of two amounts.
+    #[must_use]
+    pub const fn pick(self, full: u64, quick: u64) -> u64 {
+        match self {
+            Self::Full => full,
+            Self::Quick => quick,
+        }
+    }
+}
+
+/// What is measured beside what it is measured against, in turns so that both see the same machine.
+pub struct Comparison {
+    name: String,
+    unit: &'static str,
+    ours: Vec<f64>,
+    limit: Vec<f64>,
+}
+
+impl Comparison {
+    /// Measures both `rounds` times; more is better.
+    pub fn measure(
+        name: impl Into<String>,
+        unit: &'static str,
+        rounds: u64,
+        mut limit: impl FnMut() -> f64,
+        mut ours: impl FnMut() -> f64,
+    ) -> Self {
+        let mut comparison = Self {
+            name: name.into(),
+            unit,
+            ours: Vec::new(),
+            limit: Vec::new(),
+        };
+        for _ in 0..rounds {
+            comparison.limit.push(limit());
+            comparison.ours.push(ours());
+        }
+        comparison
+    }
+
+    /// Median of ours over median of the limit.
+    #[must_use]
+    pub fn ratio(&self) -> f64 {
+        median(self.ours.clone()) / median(self.limit.clone())
+    }
+
+    /// Prints the line, with whether the ratio is at least `wanted`.
+    pub fn print(&self, wanted: f64) {
+        let verdict = if self.ratio() >= wanted {
+            "good"
+        } else {
+            "BELOW"
+        };
+        println!("{self}  wanted {wanted:.2}  {verdict}");
+    }
+}
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let spread = |values: &[f64]| {
+            let lowest = values.iter().copied().fold(f64::INFINITY, f64::min);
+            let highest = values.iter().copied().fold(0.0, f64::max);
+            format!(
+                "{:.0} ({lowest:.0} to {highest:.0})",
+                median(values.to_vec())
+            )
+        };
+        write!(
+            f,
+            "{:<28} {:>24}  limit {:>24} {}  ratio {:.2}",
+            self.name,
+            spread(&self.ours),
+            spread(&self.limit),
+            self.unit,
+            self.ratio()
+        )
+    }
+}
+
+/// Prints one figure with its bound; less is better.
+pub fn print_bounded(name: &str, value: f64, bound: f64, unit: &str) {
+    let verdict = if value < bound { "good" } else { "ABOVE" };
+    println!("{name:<28} {value:.2} {unit}  wanted below {bound} {unit}  {verdict}");
+}
