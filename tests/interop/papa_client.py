@@ -267,6 +267,14 @@ class ProcessTest(unittest.TestCase):
             # Either side keeps whole reads; one read of Papa's may be larger than the buffer.
             self.assertTrue(text(out).endswith("line 2000\n"))
 
+    def test_buffer_of_a_few_bytes_is_counted_in_bytes(self):
+        script = "echo first words; sleep 0.1; echo more words; sleep 0.1; echo last; echo end >&2"
+        with connect() as p:
+            p.make_process("tiny", SHELL, args=["-c", script], bufsize=14)
+            wait_for("its end", lambda: not p.list_processes()["tiny"]["running"])
+            out, err, _ = read_until_closed(p.watch_processes("tiny"))
+            self.assertEqual(("last\n", "end\n"), (text(out), text(err)))
+
     def test_stopped_watcher_gives_the_connection_back(self):
         with connect() as p:
             p.make_process("endless", SHELL, args=["-c", "echo ready; exec sleep 600"])

@@ -268,7 +268,9 @@ impl Adoption {
             if let Some(fd) = self.held.remove(&tag) {
                 match Ring::open(fd) {
                     Ok(ring) => {
-                        rings.insert(*index, ring);
+                        let asked = processes.get(id).map(|(spawned, _)| spawned.buffer_bytes);
+                        let asked = asked.unwrap_or(u64::MAX);
+                        rings.insert(*index, ring.limited_to(asked));
                     }
                     Err(error) => self.notes.push(format!("process {id}: {error}")),
                 }
@@ -416,7 +418,8 @@ impl Hands {
                     let ring = unresolved
                         .held
                         .remove(&tag)
-                        .and_then(|fd| Ring::open(fd).ok());
+                        .and_then(|fd| Ring::open(fd).ok())
+                        .map(|ring| ring.limited_to(unresolved.spawned.buffer_bytes));
                     let process = self.attach(unresolved, ring, &mut Vec::new()).map(Box::new);
                     self.newly_attached.push(id);
                     inputs.push(Input::IntentResolved {
@@ -495,7 +498,7 @@ impl Hands {
             end,
             flags: slot.flags(),
             output: Output {
-                capacity_bytes: child.ring.as_ref().map_or(0, |ring| ring.size().bytes()),
+                capacity_bytes: child.ring.as_ref().map_or(0, Ring::capacity_bytes),
                 overflow: spawned.overflow,
                 cursor: output.cursor,
                 oldest: output.oldest,

@@ -50,9 +50,12 @@ impl Hands {
             .prepare(&plan)
             .map_err(|error| spawn_error(order, &error))?;
         let ring = match RingSize::holding(order.buffer_bytes) {
-            Some(size) => Some(Ring::create(size).map_err(|error| {
-                Box::new(ErrorReply::new(ErrorCode::SYSTEM, error.to_string()))
-            })?),
+            Some(size) => {
+                let ring = Ring::create(size).map_err(|error| {
+                    Box::new(ErrorReply::new(ErrorCode::SYSTEM, error.to_string()))
+                })?;
+                Some(ring.limited_to(order.buffer_bytes))
+            }
             None => None,
         };
         let slot = self.memory.allocate().ok_or_else(|| {
@@ -109,7 +112,7 @@ impl Hands {
             cursor: crate::memory::RingCursor::new(EofBits::ALL),
             oldest: crate::memory::cursor::FIRST_SEQ,
         });
-        let capacity_bytes = child.ring.as_ref().map_or(0, |ring| ring.size().bytes());
+        let capacity_bytes = child.ring.as_ref().map_or(0, Ring::capacity_bytes);
         self.insert_child(process, child);
         Ok(Started {
             process,

@@ -203,6 +203,35 @@ impl RingCursor {
         Ok(self)
     }
 
+    /// Forgets the oldest records until those left hold at most `payload` bytes; the newest stays.
+    ///
+    /// Walks over every record, so it is for rings of a page.
+    ///
+    /// # Errors
+    /// A record that makes no sense.
+    pub fn after_keeping(
+        mut self,
+        payload: u64,
+        mut header_at: impl FnMut(u64) -> Option<RecordHeader>,
+    ) -> Result<Self, DamagedRing> {
+        let mut held = 0_u64;
+        let mut position = self.tail;
+        while position < self.head {
+            let (header, behind) = self.behind(position, &mut header_at)?;
+            held = held.saturating_add(u64::from(header.length));
+            position = behind;
+        }
+        while held > payload {
+            let (header, behind) = self.behind(self.tail, &mut header_at)?;
+            if behind >= self.head {
+                break;
+            }
+            held = held.saturating_sub(u64::from(header.length));
+            self.tail = behind;
+        }
+        Ok(self)
+    }
+
     /// Forgets every record with a sequence number up to and including `through`.
     ///
     /// # Errors

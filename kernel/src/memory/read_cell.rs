@@ -163,6 +163,7 @@ impl Reading<'_> {
         header.cell_moved.store(moved, Ordering::Release);
         crash_point("read: length stored");
         let record = self.drain(&cursor, stream, now_ns, moved, moved)?;
+        self.keep_to_limit(slot)?;
         Ok(ReadOutcome::Record(record))
     }
 
@@ -207,6 +208,19 @@ impl Reading<'_> {
         self.state.header().cell_owner.store(0, Ordering::Release);
         crash_point("read: cell free");
         Ok(record)
+    }
+
+    /// Drops what is past the limit of a ring of less than a page. Left undone by a kill, the next
+    /// read does it.
+    fn keep_to_limit(&self, slot: Slot<'_>) -> Result<(), ReadError> {
+        if self.policy == OverflowPolicy::DropOldest {
+            let cursor = slot.cursor()?;
+            let after = self.ring.keep_to_limit(&cursor)?;
+            if after != cursor {
+                slot.publish(&after);
+            }
+        }
+        Ok(())
     }
 
     /// Room for one record, and how long it may be.

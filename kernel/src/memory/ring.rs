@@ -135,6 +135,8 @@ pub struct Ring {
     fd: OwnedFd,
     mapping: OnceCell<Mapping>,
     size: RingSize,
+    /// Most payload of all records together, if that is less than a page.
+    payload_bytes_max: Option<u64>,
     /// Bytes of the file that may have pages. A cache for [`Ring::give_back`].
     touched: u64,
     /// What [`Ring::make_room`] gave up since this process mapped it.
@@ -163,6 +165,7 @@ impl Ring {
             fd,
             mapping: OnceCell::new(),
             size,
+            payload_bytes_max: None,
             touched: 0,
             dropped: Cell::default(),
         })
@@ -182,9 +185,39 @@ impl Ring {
             fd,
             mapping: mapping.into(),
             size,
+            payload_bytes_max: None,
             touched: data,
             dropped: Cell::default(),
         })
+    }
+
+    /// The same, holding no more payload than what was asked for.
+    ///
+    /// Papa counts single bytes, ours are whole pages; it shows in buffers of less than one, and
+    /// there are few enough records in a page to add them up at each read.
+    #[must_use]
+    pub fn limited_to(mut self, asked_bytes: u64) -> Self {
+        self.payload_bytes_max = (asked_bytes < PAGE).then_some(asked_bytes);
+        self
+    }
+
+    /// Most bytes of output that it keeps.
+    #[must_use]
+    pub fn capacity_bytes(&self) -> u64 {
+        self.payload_bytes_max.unwrap_or(self.size.bytes())
+    }
+
+    /// What the cursor is after the oldest records went that are past [`Self::limited_to`].
+    ///
+    /// # Errors
+    /// The ring is damaged.
+    pub fn keep_to_limit(&self, cursor: &RingCursor) -> Result<RingCursor, DamagedRing> {
+        let Some(payload) = self.payload_bytes_max else {
+            return Ok(*cursor);
+        };
+        let after = cursor.after_keeping(payload, |position| self.header_at(position))?;
+        self.count_dropped(cursor, &after)?;
+        Ok(after)
     }
 
     /// The file, to hand to the guard or a successor.
@@ -276,15 +309,25 @@ impl Ring {
     /// # Errors
     /// The ring is damaged.
     pub fn make_room(&self, cursor: &RingCursor, needed: u64) -> Result<RingCursor, DamagedRing> {
+        let after =
+            cursor.after_making_room(self.size.0, needed, |position| self.header_at(position))?;
+        self.count_dropped(cursor, &after)?;
+        Ok(after)
+    }
+
+    /// Counts the records between the tails of two cursors.
+    fn count_dropped(&self, before: &RingCursor, after: &RingCursor) -> Result<(), DamagedRing> {
         let mut dropped = self.dropped.get();
-        let after = cursor.after_making_room(self.size.0, needed, |position| {
-            let header = self.header_at(position)?;
+        let mut position = before.tail;
+        while position < after.tail {
+            let (header, behind) =
+                before.behind(position, &mut |position| self.header_at(position))?;
             dropped.records = dropped.records.saturating_add(1);
             dropped.bytes = dropped.bytes.saturating_add(u64::from(header.length));
-            Some(header)
-        })?;
+            position = behind;
+        }
         self.dropped.set(dropped);
-        Ok(after)
+        Ok(())
     }
 
     /// What was dropped since this process mapped the ring.

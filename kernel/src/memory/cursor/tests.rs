@@ -13,6 +13,7 @@ enum Operation {
     Append(Stream, u32),
     Acknowledge(u64),
     MakeRoom(u64),
+    Keep(u64),
 }
 
 fn operations() -> impl Strategy<Value = Vec<Operation>> {
@@ -21,6 +22,7 @@ fn operations() -> impl Strategy<Value = Vec<Operation>> {
         4 => (stream, 1_u32..900).prop_map(|(stream, len)| Operation::Append(stream, len)),
         1 => (0_u64..60).prop_map(Operation::Acknowledge),
         1 => (0_u64..5000).prop_map(Operation::MakeRoom),
+        1 => (0_u64..5000).prop_map(Operation::Keep),
     ];
     proptest::collection::vec(operation, 1..80)
 }
@@ -53,6 +55,16 @@ proptest! {
                     let keeps = oldest.is_none_or(|header| header.sequence.0 > through);
                     prop_assert!(cursor.is_empty() || keeps);
                     prop_assert!(!cursor.is_empty() || cursor.head.is_multiple_of(SIZE));
+                }
+                Operation::Keep(payload) => {
+                    cursor = cursor.after_keeping(payload, header_at).unwrap();
+                    let held = |from| headers.range(from..).map(|(_, h)| u64::from(h.length));
+                    let one = headers.range(cursor.tail..).count() == 1;
+                    prop_assert!(one || held(cursor.tail).sum::<u64>() <= payload);
+                    // Not one record more than needed.
+                    if let Some((last, _)) = headers.range(before.tail..cursor.tail).next_back() {
+                        prop_assert!(held(*last).sum::<u64>() > payload);
+                    }
                 }
                 Operation::MakeRoom(needed) => {
                     cursor = cursor.after_making_room(SIZE, needed, header_at).unwrap();
