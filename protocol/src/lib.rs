@@ -5,8 +5,8 @@
 //! evolution adds message kinds and negotiated capabilities. `docs/protocol.md` describes the wire
 //! for other languages; the files in `protocol/golden/` hold every message to its bytes.
 //!
-//! Nothing here knows what a kernel does with a request, and nothing but [`client::blocking`] does
-//! input or output.
+//! Nothing here knows what a kernel does with a request, and nothing but [`client::blocking`] and
+//! [`peer`] (a feature) asks the system for anything.
 
 pub mod bytes;
 pub mod client;
@@ -19,6 +19,8 @@ pub mod hello;
 pub mod ids;
 pub mod limits;
 pub mod names;
+#[cfg(feature = "peer")]
+pub mod peer;
 pub mod places;
 pub mod record;
 pub mod reply;
