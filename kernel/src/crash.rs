@@ -26,6 +26,22 @@ pub fn crash_point_in_child(name: &'static str) {
     let _ = name;
 }
 
+/// A system call that a test may want to fail a few times: `KINGPOLE_FAULT_POINT=NAME[#COUNT][*TIMES]`
+/// makes the first kernel meet `ENOMEM` there at the COUNTth pass and at those after it, TIMES in all.
+///
+/// # Errors
+/// `ENOMEM`, only then.
+#[inline]
+pub fn fault_point(name: &'static str) -> Result<(), nix::errno::Errno> {
+    #[cfg(any(test, feature = "crash-points"))]
+    return faults::pass(name);
+    #[cfg(not(any(test, feature = "crash-points")))]
+    {
+        let _ = name;
+        Ok(())
+    }
+}
+
 /// Who passes points from here on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Victim {
@@ -38,7 +54,10 @@ pub enum Victim {
 /// Reads the environment now; until then, points are passed. Call once at start.
 pub fn arm(victim: Victim) {
     #[cfg(feature = "crash-points")]
-    armed::arm(victim);
+    {
+        armed::arm(victim);
+        faults::arm(victim);
+    }
     #[cfg(not(feature = "crash-points"))]
     let _ = victim;
 }
@@ -105,6 +124,69 @@ mod armed {
             let _ = nix::sys::signal::kill(target.kernel, nix::sys::signal::SIGKILL);
             std::thread::sleep(std::time::Duration::from_millis(15));
         }
+    }
+}
+
+/// Faults of this thread: the kernel has one, and unit tests have one each.
+#[cfg(any(test, feature = "crash-points"))]
+pub(crate) mod faults {
+    use nix::errno::Errno;
+    use std::cell::RefCell;
+
+    struct Fault {
+        name: String,
+        /// Passes before the first failure.
+        spared: u64,
+        /// Failures.
+        times: u64,
+    }
+
+    thread_local! {
+        static FAULT: RefCell<Option<Fault>> = const { RefCell::new(None) };
+    }
+
+    /// Lets `name` fail `times` times after it was passed `spared` times.
+    #[cfg(test)]
+    pub(crate) fn set(name: &str, spared: u64, times: u64) {
+        let name = name.to_owned();
+        FAULT.set(Some(Fault {
+            name,
+            spared,
+            times,
+        }));
+    }
+
+    #[cfg(feature = "crash-points")]
+    pub(super) fn arm(victim: super::Victim) {
+        let Ok(text) = std::env::var("KINGPOLE_FAULT_POINT") else {
+            return;
+        };
+        let (text, times) = text.split_once('*').unwrap_or((&text, "1"));
+        let (name, count) = text.split_once('#').unwrap_or((text, "1"));
+        if victim == super::Victim::Kernel(1) {
+            FAULT.set(Some(Fault {
+                name: name.to_owned(),
+                spared: count.parse::<u64>().unwrap_or(1).saturating_sub(1),
+                times: times.parse().unwrap_or(1),
+            }));
+        }
+    }
+
+    pub(super) fn pass(name: &'static str) -> Result<(), Errno> {
+        FAULT.with_borrow_mut(|fault| {
+            let Some(fault) = fault.as_mut().filter(|fault| fault.name == name) else {
+                return Ok(());
+            };
+            if fault.spared > 0 {
+                fault.spared -= 1;
+                return Ok(());
+            }
+            if fault.times == 0 {
+                return Ok(());
+            }
+            fault.times -= 1;
+            Err(Errno::ENOMEM)
+        })
     }
 }
 

@@ -244,6 +244,15 @@ pub enum Input {
         /// What came.
         outcome: ReadOutcome,
     },
+    /// A child's pipe cannot be read for the moment; nothing of it is lost.
+    ReadFailed {
+        /// Whose.
+        process: ProcessId,
+        /// Where its ring stands, if that is known.
+        output: Option<OutputPosition>,
+        /// Why not.
+        reason: String,
+    },
     /// Output was released.
     Acknowledged {
         /// Whose.

@@ -112,3 +112,9 @@ pub const UMASK: u32 = 0o027;
 /// How long until an unfinished spawn of another kernel is looked at again, nanoseconds: its child
 /// is between two system calls.
 pub const RESOLVE_DELAY_NS: u64 = 1_000_000;
+
+/// How long until a pipe is tried again that Linux refused to read (for lack of memory, say),
+/// nanoseconds; doubled with each refusal, this many times at most: then about once a second.
+pub const READ_AGAIN_FIRST_NS: u64 = 1_000_000;
+/// See [`READ_AGAIN_FIRST_NS`].
+pub const READ_AGAIN_DOUBLINGS_MAX: u32 = 10;

@@ -65,6 +65,8 @@ pub struct State {
     pub serving: BTreeSet<SessionId>,
     /// When to look whether a drained ring can give its memory back.
     pub give_back: BTreeSet<(u64, ProcessId)>,
+    /// When to read those again whose pipes Linux refused to read.
+    pub read_again: BTreeSet<(u64, ProcessId)>,
     /// When to look again whether a client has read the line before its first batch.
     pub first_batches: BTreeSet<(u64, SessionId)>,
     /// The kernel ends as soon as no session is left.
@@ -171,6 +173,8 @@ pub struct Output {
     pub dropped_bytes: u64,
     /// Whether its pipes are polled.
     pub reading: Reading,
+    /// Attempts in a row that Linux refused.
+    pub refusals: u32,
     /// Pipes that were seen empty after the child had ended: what comes now is from descendants.
     pub seen_empty: EofBits,
     /// Whether it stands in [`State::give_back`].
@@ -184,6 +188,8 @@ pub enum Reading {
     Polled,
     /// Not before there is room.
     Paused,
+    /// Not before [`State::read_again`] says so: Linux refused.
+    PutOff,
 }
 
 /// Whether a ring's memory is going to be looked at.
@@ -315,6 +321,7 @@ impl State {
             newest_session: SessionId(0),
             serving: BTreeSet::new(),
             give_back: BTreeSet::new(),
+            read_again: BTreeSet::new(),
             first_batches: BTreeSet::new(),
             leaving: Leaving::No,
         }
@@ -325,7 +332,8 @@ impl State {
     pub fn deadline_ns(&self) -> Option<u64> {
         let give_back = self.give_back.first().map(|(at, _)| *at);
         let first_batch = self.first_batches.first().map(|(at, _)| *at);
-        [give_back, first_batch, self.resolve_at]
+        let read_again = self.read_again.first().map(|(at, _)| *at);
+        [give_back, first_batch, read_again, self.resolve_at]
             .into_iter()
             .flatten()
             .min()

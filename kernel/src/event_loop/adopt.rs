@@ -3,39 +3,39 @@
 //! Shared memory is the truth; descriptors come with tags. The order is that of
 //! `docs/architecture.md`: journal, the read in flight, then each slot.
 
+mod mend;
+mod unresolved;
+
 use super::hands::{Child, Hands, HandsError, HeldSocket, end_of, position};
 use super::polled::Polled;
 use crate::crash::crash_point;
-use crate::entry::{Entry, Spawned};
+use crate::entry::Spawned;
 use crate::guard::client::GuardLink;
 use crate::input::Input;
 use crate::limits::value_weight;
 use crate::memory::cursor::{EofBits, Stream};
 use crate::memory::held::{HeldKind, Tag};
 use crate::memory::journal::RecordKind;
-use crate::memory::read_cell::{abandon_read, recover_read};
-use crate::memory::slot::{End, EndStatus, EndedBy, SlotState};
-use crate::memory::{Bounce, Journal, Ring, SlotIndex, StateMemory};
-use crate::reap::now_ns;
+use crate::memory::ring::Dropped;
+use crate::memory::slot::SlotState;
+use crate::memory::{Bounce, Journal, Ring, RingSize, StateMemory};
 use crate::replay::{RememberError, Remembered, remember};
-use crate::signals::has_called_exec;
 use crate::sockets::UnixFile;
 use crate::spawn::{Resolution, Spawner, resolve};
 use crate::state::{
     About, GiveBack, Lease, Output, Process, Reading, Socket, State, TextAcknowledged,
 };
-use crate::sys::pidfd_info::{Fate, fate};
-use crate::sys::process::{duplicate_from, pidfd_open};
+use crate::sys::process::duplicate_from;
 use kingpole_protocol::ids::ProcessId;
 use kingpole_protocol::spec::SocketAddress;
 use kingpole_protocol::status::SocketInfo;
-use nix::sys::stat::fstat;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::rc::Rc;
+pub(super) use unresolved::Unresolved;
+use unresolved::fresh_pidfd;
 
 /// What is taken over.
 #[derive(Debug)]
@@ -94,15 +94,6 @@ pub(super) enum Beginning {
     Later,
 }
 
-/// A spawn whose outcome is not known yet, with what belongs to it.
-#[derive(Debug)]
-pub(super) struct Unresolved {
-    slot: SlotIndex,
-    spawned: Spawned,
-    recorded_bytes: u64,
-    held: BTreeMap<Tag, OwnedFd>,
-}
-
 /// Takes over. `about` says who we are; what the journal knows better replaces its words.
 ///
 /// # Errors
@@ -137,6 +128,7 @@ pub(super) fn adopt(
         polled,
         guard,
         newly_attached: Vec::new(),
+        unpolled: Vec::new(),
     };
     let mut adoption = Adoption {
         state: State::new(about),
@@ -257,8 +249,9 @@ impl Adoption {
     }
 
     fn take_processes(&mut self, mut processes: BTreeMap<ProcessId, (Spawned, u64)>) {
-        let memory = &self.hands.memory;
-        let slots = memory
+        let slots = self
+            .hands
+            .memory
             .slots_in_use()
             .map(|(index, slot)| (index, slot.id(), slot.state()))
             .collect::<Vec<_>>();
@@ -276,12 +269,8 @@ impl Adoption {
                 }
             }
         }
-        let read = recover_read(memory, &self.hands.bounce, now_ns(), |i| rings.get_mut(&i));
-        if let Err(error) = read {
-            let lost = abandon_read(memory, &self.hands.bounce).unwrap_or(0);
-            self.notes
-                .push(format!("a read in flight is lost ({lost} bytes): {error}"));
-        }
+        self.repair_slots(&slots, &rings);
+        self.finish_read(&mut rings);
         crash_point("adopt: after the read");
         let mut intents = Vec::new();
         for (slot, id, slot_state) in slots {
@@ -346,53 +335,6 @@ impl Adoption {
         tags.into_iter()
             .filter_map(|tag| Some((tag, self.held.remove(&tag)?)))
             .collect()
-    }
-}
-
-impl Unresolved {
-    /// What the guard holds for it.
-    pub(super) fn held(&self) -> impl Iterator<Item = (Tag, &OwnedFd)> {
-        self.held.iter().map(|(tag, fd)| (*tag, fd))
-    }
-
-    /// Opens a pidfd as soon as there is a pid: should the guard die, nothing else tells of its end.
-    fn find_pidfd(&mut self, memory: &StateMemory) {
-        let tag = Tag::of_process(self.spawned.process, HeldKind::Pidfd);
-        if !self.held.contains_key(&tag)
-            && let Some(pidfd) = fresh_pidfd(memory, self.slot, &self.held)
-        {
-            self.held.insert(tag, pidfd);
-        }
-    }
-
-    /// Its guard is dead: whoever reaps the child now publishes nothing, so we do.
-    fn resolve_foreign(&self, memory: &StateMemory) -> Resolution {
-        let slot = memory.slot(self.slot);
-        if let Some(failure) = slot.failure() {
-            return Resolution::Failed(failure);
-        }
-        let tag = Tag::of_process(self.spawned.process, HeldKind::Pidfd);
-        let Some(pid) = slot.pid() else {
-            return Resolution::NotYet;
-        };
-        let fate = match self.held.get(&tag) {
-            Some(pidfd) => fate(pidfd, pid),
-            // Without one there is only its absence to go by.
-            None if has_called_exec(pid).is_none() => Fate::Unknown,
-            None => Fate::Runs,
-        };
-        let status = match fate {
-            Fate::Runs => return Resolution::NotYet,
-            Fate::Ended(status) => EndStatus::from_wait_status(status),
-            Fate::Unknown => EndStatus::Unknown,
-        };
-        slot.publish_end(&End::now(status), EndedBy::Pidfd);
-        resolve(slot)
-    }
-
-    /// Its record in the journal.
-    pub(super) fn entry(&self) -> Entry {
-        Entry::Spawned(self.spawned.clone())
     }
 }
 
@@ -479,8 +421,15 @@ impl Hands {
             pidfd: pidfd.or_else(|| fresh_pidfd(&self.memory, index, &held)),
             ring,
             pid,
+            dropped_told: Dropped::default(),
         };
-        self.attach_pipes(&mut child, id, held, notes);
+        let asked_bytes = spawned.buffer_bytes;
+        let captured = RingSize::holding(asked_bytes);
+        self.attach_pipes(&mut child, id, held, captured, notes);
+        let is_buffered = child.stdout.is_some() || child.stderr.is_some();
+        if let (None, Some(size), true) = (&child.ring, captured, is_buffered) {
+            self.replace_ring(&mut child, id, size, asked_bytes, notes);
+        }
         let slot = self.memory.slot(index);
         let end = slot.ended().map(|end| end_of(&end));
         let output = position(&self.memory, index, child.ring.as_ref())?;
@@ -498,7 +447,10 @@ impl Hands {
             end,
             flags: slot.flags(),
             output: Output {
-                capacity_bytes: child.ring.as_ref().map_or(0, Ring::capacity_bytes),
+                capacity_bytes: child
+                    .ring
+                    .as_ref()
+                    .map_or(asked_bytes, Ring::capacity_bytes),
                 overflow: spawned.overflow,
                 cursor: output.cursor,
                 oldest: output.oldest,
@@ -506,6 +458,7 @@ impl Hands {
                 dropped_records: 0,
                 dropped_bytes: 0,
                 reading: Reading::Polled,
+                refusals: 0,
                 seen_empty: EofBits::NONE,
                 give_back: GiveBack::Idle,
             },
@@ -523,6 +476,7 @@ impl Hands {
         child: &mut Child,
         id: ProcessId,
         mut held: BTreeMap<Tag, OwnedFd>,
+        captured: Option<RingSize>,
         notes: &mut Vec<String>,
     ) {
         let slot = self.memory.slot(child.slot);
@@ -534,8 +488,8 @@ impl Hands {
                 continue;
             }
             match (pipe, stream) {
-                (Some(pipe), Stream::Stdout) if child.ring.is_some() => child.stdout = Some(pipe),
-                (Some(pipe), Stream::Stderr) if child.ring.is_some() => child.stderr = Some(pipe),
+                (Some(pipe), Stream::Stdout) if captured.is_some() => child.stdout = Some(pipe),
+                (Some(pipe), Stream::Stderr) if captured.is_some() => child.stderr = Some(pipe),
                 _ => {
                     notes.push(format!(
                         "process {id}: the pipe of {} is lost",
@@ -549,33 +503,6 @@ impl Hands {
             slot.publish(&cursor);
         }
     }
-}
-
-/// A pidfd for the process of a slot. It is the right one if the process had not ended *after* it was
-/// opened: ends are published before anybody reaps.
-fn fresh_pidfd(
-    memory: &StateMemory,
-    index: SlotIndex,
-    held: &BTreeMap<Tag, OwnedFd>,
-) -> Option<OwnedFd> {
-    let slot = memory.slot(index);
-    let pid = slot.pid()?;
-    let fresh = pidfd_open(pid).ok()?;
-    // One that neither guard nor kernel will reap may be gone, and its pid another one's: only one
-    // of its own pipes proves who it is.
-    let is_its_own =
-        slot.epoch() >= memory.min_epoch() || held.values().any(|pipe| writes_to(pid, pipe));
-    (is_its_own && slot.ended().is_none()).then_some(fresh)
-}
-
-/// Whether a pipe is the standard output or error of a process.
-fn writes_to(pid: i32, pipe: &OwnedFd) -> bool {
-    let Ok(stat) = fstat(pipe) else { return false };
-    let name = format!("pipe:[{}]", stat.st_ino);
-    let target = |number| std::fs::read_link(format!("/proc/{pid}/fd/{number}"));
-    [1, 2]
-        .into_iter()
-        .any(|number| target(number).is_ok_and(|found| found == Path::new(&name)))
 }
 
 pub(super) const fn kind_of_pipe(stream: Stream) -> HeldKind {

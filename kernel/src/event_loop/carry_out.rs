@@ -109,7 +109,11 @@ impl Kernel {
                 process,
                 stream,
                 policy,
-            } => self.hands.read(process, stream, policy),
+            } => {
+                let [finished, outcome] = self.hands.read(&self.state, process, stream, policy);
+                self.inbox.extend(finished);
+                outcome
+            }
             Effect::Acknowledge { process, through } => self.hands.acknowledge(process, through),
             Effect::AbandonOutput { process } => self.hands.abandon_output(&self.state, process),
             Effect::SetFlags { process, flags } => {
@@ -121,7 +125,8 @@ impl Kernel {
                 None
             }
             Effect::ResumeReading { process } => {
-                self.hands.resume(process);
+                let outcomes = self.hands.resume(&self.state, process);
+                self.inbox.extend(outcomes.into_iter().flatten());
                 None
             }
             Effect::GiveBack { process } => {

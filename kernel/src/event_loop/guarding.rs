@@ -134,6 +134,9 @@ impl Kernel {
         for process in std::mem::take(&mut self.hands.newly_attached) {
             self.watch_if_foreign(process);
         }
+        for input in self.hands.take_unpolled() {
+            self.drive(input);
+        }
         let waited = self.hands.guard.has_backlog();
         self.hands.guard.flush();
         let waits = self.hands.guard.has_backlog();

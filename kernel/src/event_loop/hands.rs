@@ -2,21 +2,18 @@
 //!
 //! Carries out and reports; decides nothing.
 
-use super::adopt::{Unresolved, kind_of_pipe};
-use super::polled::{Interest, Polled, Token};
+use super::adopt::Unresolved;
+use super::polled::Polled;
 use crate::crash::crash_point;
 use crate::entry::{self, Entry};
 use crate::guard::client::GuardLink;
-use crate::input::{Input, OutputPosition, ReadOutcome, Room};
-use crate::memory::cursor::{Sequence, Stream};
+use crate::input::{Input, OutputPosition, Room};
+use crate::memory::cursor::Stream;
 use crate::memory::held::{HeldKind, Tag};
 use crate::memory::journal::{Fill, JournalError, Purpose, RecordKind};
-use crate::memory::read_cell::{
-    OverflowPolicy, ReadError, ReadOutcome as CellOutcome, Reading, abandon_read,
-};
-use crate::memory::ring::ReadMark;
+use crate::memory::ring::{Dropped, ReadMark};
 use crate::memory::{Bounce, EndedBy, Journal, MemoryError, Ring, SlotIndex, StateMemory};
-use crate::reap::{Reaped, now_ns, sweep};
+use crate::reap::{Reaped, sweep};
 use crate::sockets::UnixFile;
 use crate::spawn::{SpawnError, Spawner};
 use crate::state::State;
@@ -39,6 +36,8 @@ pub(super) struct Child {
     pub(super) pidfd: Option<OwnedFd>,
     pub(super) ring: Option<Ring>,
     pub(super) pid: i32,
+    /// What the state knows of records that the ring has dropped.
+    pub(super) dropped_told: Dropped,
 }
 
 impl Child {
@@ -49,7 +48,7 @@ impl Child {
         }
     }
 
-    fn drop_pipe(&mut self, stream: Stream) -> Option<OwnedFd> {
+    pub(super) fn drop_pipe(&mut self, stream: Stream) -> Option<OwnedFd> {
         match stream {
             Stream::Stdout => self.stdout.take(),
             Stream::Stderr => self.stderr.take(),
@@ -83,6 +82,8 @@ pub(super) struct Hands {
     pub(super) guard: GuardLink,
     /// Children of finished intents that nobody has looked at yet.
     pub(super) newly_attached: Vec<ProcessId>,
+    /// Children whose pipes could not be polled or read when they came: to be tried again.
+    pub(super) unpolled: Vec<ProcessId>,
 }
 
 /// Why the hands could not be made.
@@ -151,8 +152,8 @@ impl Hands {
     }
 
     pub(super) fn insert_child(&mut self, process: ProcessId, child: Child) {
-        for stream in Stream::ALL {
-            self.poll_pipe(&child, process, stream);
+        if self.poll_pipes(&child, process).is_err() {
+            self.unpolled.push(process);
         }
         // Only our own are ours to reap; those of a dead kernel are the guard's.
         if self.memory.slot(child.slot).epoch() == self.memory.epoch() {
@@ -161,162 +162,9 @@ impl Hands {
         self.children.insert(process, child);
     }
 
-    fn poll_pipe(&self, child: &Child, process: ProcessId, stream: Stream) {
-        if let Some(pipe) = child.pipe(stream) {
-            let token = Token::Pipe(process, stream);
-            // Refused only without memory; then the bytes wait in the pipe until the next resume.
-            let _ = self.polled.borrow().add(pipe, token, Interest::Read);
-        }
-    }
-
-    pub(super) fn read(
-        &mut self,
-        process: ProcessId,
-        stream: Stream,
-        policy: OverflowPolicy,
-    ) -> Option<Input> {
-        let child = self.children.get_mut(&process)?;
-        let slot = child.slot;
-        let pipe = match stream {
-            Stream::Stdout => child.stdout.as_ref(),
-            Stream::Stderr => child.stderr.as_ref(),
-        }?;
-        let ring = child.ring.as_mut()?;
-        let (memory, bounce) = (&self.memory, &self.bounce);
-        let before = ring.dropped();
-        let mut reading = Reading {
-            state: memory,
-            bounce,
-            slot,
-            ring,
-            policy,
-        };
-        let result = reading.read(pipe.as_fd(), stream, now_ns());
-        let outcome = match result {
-            Ok(CellOutcome::Nothing) => ReadOutcome::Nothing,
-            Ok(CellOutcome::NoRoom) => ReadOutcome::NoRoom,
-            Ok(CellOutcome::Record(_)) => {
-                let output = position(memory, slot, child.ring.as_ref())?;
-                let after = child.ring.as_ref().map_or(before, Ring::dropped);
-                ReadOutcome::Record {
-                    output,
-                    dropped_records: after.records.saturating_sub(before.records),
-                    dropped_bytes: after.bytes.saturating_sub(before.bytes),
-                }
-            }
-            Ok(CellOutcome::EndOfFile) => {
-                child.drop_pipe(stream);
-                self.guard
-                    .release(Tag::of_process(process, kind_of_pipe(stream)));
-                crash_point("eof: after the drop");
-                ReadOutcome::EndOfStream(position(memory, slot, child.ring.as_ref())?)
-            }
-            Err(ReadError::Ring(damaged)) => {
-                let reason = damaged.to_string();
-                return Some(Input::RingDamaged { process, reason });
-            }
-            Err(error) => return Some(self.give_pipe_up(process, stream, &error)),
-        };
-        Some(Input::OutputRead {
-            process,
-            stream,
-            outcome,
-        })
-    }
-
-    /// What should not happen: a pipe that cannot be read. It is closed, and the stream ends, so
-    /// that the others go on.
-    fn give_pipe_up(&mut self, process: ProcessId, stream: Stream, error: &ReadError) -> Input {
-        let reason = format!("{} cannot be read: {error}", stream.name());
-        if matches!(error, ReadError::InFlight { .. } | ReadError::Stray { .. }) {
-            let _ = abandon_read(&self.memory, &self.bounce);
-        }
-        if let Some(child) = self.children.get_mut(&process) {
-            child.drop_pipe(stream);
-            self.guard
-                .release(Tag::of_process(process, kind_of_pipe(stream)));
-        }
-        Input::RingDamaged { process, reason }
-    }
-
-    /// Publishes the release of output up to and including `through`.
-    pub(super) fn acknowledge(&mut self, process: ProcessId, through: Sequence) -> Option<Input> {
-        let child = self.children.get(&process)?;
-        let slot = self.memory.slot(child.slot);
-        let Some(ring) = &child.ring else {
-            let output = position(&self.memory, child.slot, None)?;
-            return Some(Input::Acknowledged { process, output });
-        };
-        let released = slot
-            .cursor()
-            .map_err(|error| error.to_string())
-            .and_then(|cursor| {
-                ring.acknowledge(&cursor, through)
-                    .map_err(|e| e.to_string())
-            });
-        Some(match released {
-            Ok(cursor) => {
-                slot.publish(&cursor);
-                let output = position(&self.memory, child.slot, Some(ring))?;
-                Input::Acknowledged { process, output }
-            }
-            Err(reason) => Input::RingDamaged { process, reason },
-        })
-    }
-
-    pub(super) fn abandon_output(&mut self, state: &State, process: ProcessId) -> Option<Input> {
-        let child = self.children.get(&process)?;
-        // The control block may be damaged too; what the state remembers of it is not.
-        let cursor = state.processes.get(&process)?.output.cursor;
-        let size = child.ring.as_ref().map_or(0, |ring| ring.size().bytes());
-        let mut cursor = cursor.after_damage(size);
-        for stream in Stream::ALL {
-            if child.pipe(stream).is_none() {
-                cursor = cursor.after_eof(stream);
-            }
-        }
-        self.memory.slot(child.slot).publish(&cursor);
-        let output = OutputPosition {
-            cursor,
-            oldest: cursor.next_seq,
-        };
-        Some(Input::Acknowledged { process, output })
-    }
-
     pub(super) fn set_flags(&self, process: ProcessId, flags: u32) {
         if let Some(child) = self.children.get(&process) {
             self.memory.slot(child.slot).set_flags(flags);
-        }
-    }
-
-    pub(super) fn pause(&self, process: ProcessId) {
-        let Some(child) = self.children.get(&process) else {
-            return;
-        };
-        for pipe in Stream::ALL
-            .into_iter()
-            .filter_map(|stream| child.pipe(stream))
-        {
-            self.polled.borrow().remove(pipe);
-        }
-    }
-
-    pub(super) fn resume(&self, process: ProcessId) {
-        let Some(child) = self.children.get(&process) else {
-            return;
-        };
-        for stream in Stream::ALL {
-            self.poll_pipe(child, process, stream);
-        }
-    }
-
-    pub(super) fn give_back(&mut self, process: ProcessId) {
-        let Some(child) = self.children.get_mut(&process) else {
-            return;
-        };
-        if let (Some(ring), Ok(cursor)) = (&mut child.ring, self.memory.slot(child.slot).cursor()) {
-            // Failing to only costs memory until the next time.
-            let _ = ring.give_back(&cursor);
         }
     }
 
@@ -330,6 +178,7 @@ impl Hands {
         let result = self.record(state, &removed).map(|_| ());
         crash_point("remove: after the journal");
         if let Some(child) = self.children.remove(&process) {
+            self.forget_read_of(child.slot);
             if self
                 .pids
                 .get(&child.pid)

@@ -11,6 +11,7 @@ mod guarding;
 mod hands;
 mod listeners;
 mod polled;
+mod reading;
 mod spawning;
 mod text_output;
 mod upgrading;
@@ -267,6 +268,7 @@ impl Kernel {
             let watched = watch_readable(self.polled.borrow().handle()?)?;
             // A child may have ended while nobody listened to SIGCHLD (after an exec in place).
             self.sweep();
+            self.flush_guard();
             self.show_title();
             self.hands.guard.tell_ready();
             started();

@@ -10,6 +10,7 @@ use crate::limits::{SOCKET_FILENO_MIN, UMASK};
 use crate::memory::check::check_bytes;
 use crate::memory::cursor::{EofBits, Stream};
 use crate::memory::held::{HeldKind, Tag};
+use crate::memory::ring::Dropped;
 use crate::memory::slot::Intent;
 use crate::memory::{Ring, RingSize, SlotIndex};
 use crate::reap::now_ns;
@@ -100,6 +101,7 @@ impl Hands {
                 pidfd: Some(started.pidfd),
                 ring,
                 pid: started.pid,
+                dropped_told: Dropped::default(),
             },
             Err(error) => {
                 self.undo_spawn(state, process, slot);

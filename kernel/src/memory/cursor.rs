@@ -262,6 +262,18 @@ impl RingCursor {
         self.restarted_if_empty(size)
     }
 
+    /// After `bytes` of `stream` were lost on their way to the ring, as if they had been a record that
+    /// was dropped.
+    #[must_use]
+    pub const fn after_loss(mut self, stream: Stream, bytes: u64) -> Self {
+        self.next_seq = self.next_seq.next();
+        match stream {
+            Stream::Stdout => self.stdout_bytes = self.stdout_bytes.saturating_add(bytes),
+            Stream::Stderr => self.stderr_bytes = self.stderr_bytes.saturating_add(bytes),
+        }
+        self
+    }
+
     /// The header at `position` and the position behind its record.
     ///
     /// # Errors

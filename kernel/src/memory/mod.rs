@@ -13,6 +13,7 @@ pub(crate) mod images;
 pub mod journal;
 pub mod layout;
 pub mod read_cell;
+mod repair;
 pub mod ring;
 pub mod slot;
 pub mod state_memory;

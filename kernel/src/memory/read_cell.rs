@@ -20,7 +20,7 @@ use super::layout::CELL_UNKNOWN;
 use super::ring::Ring;
 use super::slot::{DamagedSlot, Slot};
 use super::state_memory::{SlotIndex, StateMemory};
-use crate::crash::crash_point;
+use crate::crash::{crash_point, fault_point};
 use crate::sys::process::bytes_waiting;
 
 /// What to do with a full ring.
@@ -117,7 +117,9 @@ impl Reading<'_> {
                 slot: (owner & 0xFFFF_FFFF).saturating_sub(1),
             });
         }
-        self.ring.map().map_err(call("map a ring"))?;
+        fault_point("read: map")
+            .and_then(|()| self.ring.map())
+            .map_err(call("map a ring"))?;
         let slot = self.state.slot(self.slot);
         let cursor = slot.cursor()?;
         let (cursor, limit) = match self.make_room(slot, cursor, pipe)? {
@@ -137,7 +139,8 @@ impl Reading<'_> {
             .cell_owner
             .store(owner_word(self.slot, stream), Ordering::Release);
         crash_point("read: cell taken");
-        let moved = match self.bounce.fill_from(pipe, limit) {
+        let filled = fault_point("read: splice").and_then(|()| self.bounce.fill_from(pipe, limit));
+        let moved = match filled {
             Ok(moved) => moved,
             Err(Errno::EAGAIN | Errno::EINTR) => {
                 header.cell_owner.store(0, Ordering::Release);
@@ -182,10 +185,11 @@ impl Reading<'_> {
         while done < moved {
             let position = data.saturating_add(done);
             let wanted = half_for_crash_tests(moved.saturating_sub(done));
-            let read = match self
-                .ring
-                .read_from(self.bounce.read_end(), position, wanted)
-            {
+            let read = fault_point("read: drain").and_then(|()| {
+                self.ring
+                    .read_from(self.bounce.read_end(), position, wanted)
+            });
+            let read = match read {
                 Err(Errno::EINTR) => continue,
                 // The bytes were there a moment ago and only we read: the pipe was tampered with.
                 Ok(0) => Err(Errno::EPIPE),
@@ -297,7 +301,22 @@ pub enum Recovered {
     },
 }
 
-/// Finishes the read that a predecessor left in flight. May be killed anywhere and run again; run
+/// Whose read is in flight, if one is and it makes sense.
+#[must_use]
+pub fn read_in_flight(state: &StateMemory) -> Option<(SlotIndex, Stream)> {
+    match state.header().cell_owner.load(Ordering::Acquire) {
+        0 => None,
+        owner => parse_owner(owner),
+    }
+}
+
+/// Whether any read is in flight, so that none can begin.
+#[must_use]
+pub fn is_read_in_flight(state: &StateMemory) -> bool {
+    state.header().cell_owner.load(Ordering::Acquire) != 0
+}
+
+/// Finishes the read that a predecessor left in flight, or one of our own that met an error. May be killed anywhere and run again; run
 /// it before the first [`Reading::read`].
 ///
 /// `ring_of` gives the ring of a slot. `now_ns` becomes the time of a record finished here.

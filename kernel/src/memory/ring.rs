@@ -456,7 +456,7 @@ impl Ring {
         self.mapping.get_mut().ok_or(Errno::ENOMEM)
     }
 
-    fn header_at(&self, position: u64) -> Option<RecordHeader> {
+    pub(super) fn header_at(&self, position: u64) -> Option<RecordHeader> {
         let ((offset, len), _) = split(self.size.0, position, RECORD_HEADER_BYTES);
         let header =
             RecordHeader::parse(self.mapping().ok()?.bytes(offset, len)?.try_into().ok()?)?;

@@ -282,10 +282,28 @@ impl<'a> Slot<'a> {
     /// # Errors
     /// The check does not fit: something wrote here that should not have.
     pub fn cursor(self) -> Result<RingCursor, DamagedSlot> {
-        let words = self.words;
-        let selected = words.selected.load(Ordering::Acquire);
-        let [first, second] = &words.control;
-        let copy = if selected & 1 == 0 { first } else { second };
+        let [selected, _] = self.copies();
+        self.believed(selected)
+            .ok_or_else(|| DamagedSlot { id: self.id().0 })
+    }
+
+    /// What was published before that, if the copy is whole.
+    pub(super) fn unselected_cursor(self) -> Option<RingCursor> {
+        let [_, unselected] = self.copies();
+        self.believed(unselected)
+    }
+
+    /// The control block that counts, and the other one.
+    fn copies(self) -> [&'a ControlWords; 2] {
+        let [first, second] = &self.words.control;
+        if self.words.selected.load(Ordering::Acquire) & 1 == 0 {
+            [first, second]
+        } else {
+            [second, first]
+        }
+    }
+
+    fn believed(self, copy: &ControlWords) -> Option<RingCursor> {
         let cursor = RingCursor {
             head: copy.head.load(Ordering::Relaxed),
             tail: copy.tail.load(Ordering::Relaxed),
@@ -294,11 +312,22 @@ impl<'a> Slot<'a> {
             stderr_bytes: copy.stderr_bytes.load(Ordering::Relaxed),
             eof: EofBits::from_bits(copy.eof.load(Ordering::Relaxed)),
         };
-        let id = self.id();
-        if copy.check.load(Ordering::Relaxed) != control_check(&cursor, id) {
-            return Err(DamagedSlot { id: id.0 });
-        }
-        Ok(cursor)
+        let check = control_check(&cursor, self.id());
+        (copy.check.load(Ordering::Relaxed) == check).then_some(cursor)
+    }
+
+    /// As a stray write would.
+    #[cfg(test)]
+    pub(crate) fn damage_selected(self) {
+        let [copy, _] = self.copies();
+        copy.head.fetch_xor(1 << 20, Ordering::Relaxed);
+    }
+
+    /// Likewise.
+    #[cfg(test)]
+    pub(crate) fn damage_unselected(self) {
+        let [_, copy] = self.copies();
+        copy.head.fetch_xor(1 << 20, Ordering::Relaxed);
     }
 
     /// Commits all of `cursor` with one store.

@@ -83,6 +83,7 @@ impl Step<'_> {
             Input::TurnEnded => self.serve_followers(),
             Input::TimeReached => {
                 self.give_memory_back();
+                self.read_again();
                 self.ask_whether_read();
                 self.look_at_intents();
             }
@@ -123,6 +124,11 @@ impl Step<'_> {
             } => {
                 self.handle_output_read(process, stream, outcome);
             }
+            Input::ReadFailed {
+                process,
+                output,
+                reason,
+            } => self.handle_read_failed(process, output, &reason),
             Input::Acknowledged { process, output } => self.handle_acknowledged(process, output),
             Input::OutputGap {
                 session,

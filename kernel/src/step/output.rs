@@ -3,7 +3,9 @@
 use super::{Refusal, Step, refusal};
 use crate::effect::{Asker, Effect};
 use crate::input::{OutputPosition, ReadOutcome, Room};
-use crate::limits::{GIVE_BACK_DELAY_NS, SERVED_PER_TURN_MAX};
+use crate::limits::{
+    GIVE_BACK_DELAY_NS, READ_AGAIN_DOUBLINGS_MAX, READ_AGAIN_FIRST_NS, SERVED_PER_TURN_MAX,
+};
 use crate::memory::cursor::{EofBits, Stream};
 use crate::memory::read_cell::OverflowPolicy;
 use crate::memory::ring::{Gap as RingGap, ReadMark};
@@ -41,6 +43,11 @@ impl Step<'_> {
             return;
         };
         let output = &mut process.output;
+        if std::mem::take(&mut output.refusals) > 0 {
+            self.effects.push(Effect::Log(format!(
+                "process {id}: its output can be read again"
+            )));
+        }
         match outcome {
             ReadOutcome::Nothing => {
                 if process.end.is_some() && !output.seen_empty.has(stream) {
@@ -78,6 +85,58 @@ impl Step<'_> {
                 output.oldest = position.oldest;
                 self.wake_followers(id);
                 self.forget_if_done(id);
+            }
+        }
+    }
+
+    /// Reading goes on later, ever more rarely, for as long as it takes: the child waits meanwhile.
+    pub(super) fn handle_read_failed(
+        &mut self,
+        id: ProcessId,
+        position: Option<OutputPosition>,
+        reason: &str,
+    ) {
+        let Some(process) = self.state.processes.get_mut(&id) else {
+            return;
+        };
+        let output = &mut process.output;
+        if let Some(position) = position {
+            output.cursor = position.cursor;
+            output.oldest = position.oldest;
+        }
+        if output.reading != Reading::Polled {
+            return;
+        }
+        output.reading = Reading::PutOff;
+        let doublings = output.refusals.min(READ_AGAIN_DOUBLINGS_MAX);
+        output.refusals = output.refusals.saturating_add(1);
+        let is_first = output.refusals == 1;
+        let at = self
+            .now
+            .monotonic_ns
+            .saturating_add(READ_AGAIN_FIRST_NS << doublings);
+        self.state.read_again.insert((at, id));
+        self.effects.push(Effect::PauseReading { process: id });
+        if is_first {
+            self.log(format!(
+                "process {id}: its output cannot be read now, and it waits: {reason}; trying again"
+            ));
+        }
+    }
+
+    /// The timer of reading that was put off.
+    pub(super) fn read_again(&mut self) {
+        while let Some((at, id)) = self.state.read_again.first().copied() {
+            if at > self.now.monotonic_ns {
+                return;
+            }
+            self.state.read_again.remove(&(at, id));
+            let Some(process) = self.state.processes.get_mut(&id) else {
+                continue;
+            };
+            if process.output.reading == Reading::PutOff {
+                process.output.reading = Reading::Polled;
+                self.effects.push(Effect::ResumeReading { process: id });
             }
         }
     }

@@ -282,6 +282,7 @@ impl Step<'_> {
                 dropped_records: 0,
                 dropped_bytes: 0,
                 reading: Reading::Polled,
+                refusals: 0,
                 seen_empty: EofBits::NONE,
                 give_back: GiveBack::Idle,
             },

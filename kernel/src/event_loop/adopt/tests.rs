@@ -1,5 +1,6 @@
 use super::*;
 use crate::effect::Asker;
+use crate::entry::Entry;
 use crate::event_loop::{Detail, Kernel, Parts};
 use crate::log::Log;
 use crate::memory::images::FileImage;
@@ -524,5 +525,127 @@ fn a_kill_between_any_two_stores_takes_back_nothing_that_was_answered() {
             either.contains(&&found),
             "{name} in step {index}: {found:?}, not {either:?}"
         );
+    }
+}
+
+/// A kernel with a child that has said "before", and goes on when its parent writes a line.
+fn talker() -> (Kernel, ProcessId, OwnedFd) {
+    let mut kernel = kernel();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("go");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let text = format!(
+        "exec 3<>{}; echo before; read line <&3; echo after",
+        path.display()
+    );
+    ask(
+        &mut kernel,
+        Spawn {
+            key: "k".into(),
+            spec: script(&text),
+        },
+    );
+    let process = *kernel.state.keys.get("k").unwrap();
+    read_until(&mut kernel, process, 7);
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    (kernel, process, file.into())
+}
+
+/// Lets the child say "after": it ends with code 0 only if nobody closed its pipe.
+fn goes_on(kernel: &mut Kernel, process: ProcessId, go: &OwnedFd, told: u64) {
+    nix::unistd::write(go, b"\n").unwrap();
+    read_until(kernel, process, told + 6);
+    let pid = nix::unistd::Pid::from_raw(kernel.state.processes[&process].pid);
+    let status = nix::sys::wait::waitpid(pid, None).unwrap();
+    assert_eq!(status, nix::sys::wait::WaitStatus::Exited(pid, 0));
+}
+
+#[test]
+fn a_child_with_a_damaged_slot_is_kept_and_loses_nothing() {
+    let (kernel, process, go) = talker();
+    let slot = kernel.state.processes[&process].slot;
+    let before = kernel.state.processes[&process].output.cursor;
+    kernel.hands.memory.slot(slot).damage_selected();
+    let (mut kernel, _) = succeed(kernel, Succession::Crash);
+    assert_eq!(kernel.state.processes[&process].output.cursor, before);
+    goes_on(&mut kernel, process, &go, 7);
+}
+
+#[test]
+fn a_child_with_an_unreadable_slot_is_kept_and_its_sequence_goes_on_behind_a_gap() {
+    let (kernel, process, go) = talker();
+    let slot = kernel.state.processes[&process].slot;
+    let before = kernel.state.processes[&process].output.cursor;
+    kernel.hands.memory.slot(slot).damage_selected();
+    kernel.hands.memory.slot(slot).damage_unselected();
+    let (mut kernel, _) = succeed(kernel, Succession::Crash);
+    let after = kernel.state.processes[&process].output.cursor;
+    assert_eq!(after.next_seq, before.next_seq);
+    assert_eq!(after.stdout_bytes, 7);
+    assert!(after.is_empty(), "what was unread is a gap");
+    goes_on(&mut kernel, process, &go, 7);
+}
+
+#[test]
+fn a_child_whose_ring_is_lost_gets_a_fresh_one_and_a_gap() {
+    let (kernel, process, go) = talker();
+    let before = kernel.state.processes[&process].output;
+    let mut inheritance = bequeath(&kernel);
+    drop(kernel);
+    let ring = Tag::of_process(process, HeldKind::Ring);
+    inheritance.held.remove(&ring).unwrap();
+    let (mut kernel, _) = Kernel::adopt(parts(), inheritance, Succession::Crash).unwrap();
+    let after = kernel.state.processes[&process].output;
+    assert_eq!(after.capacity_bytes, before.capacity_bytes);
+    assert_eq!(after.cursor.next_seq, before.cursor.next_seq);
+    assert!(after.cursor.is_empty() && !after.cursor.eof.has(Stream::Stdout));
+    goes_on(&mut kernel, process, &go, 7);
+    let child = &kernel.hands.children[&process];
+    let cursor = kernel.state.processes[&process].output.cursor;
+    let ring = child.ring.as_ref().unwrap();
+    let read = ring
+        .records(&cursor, &crate::memory::ReadMark::default())
+        .map(|record| record.unwrap().data.concat())
+        .collect::<Vec<_>>();
+    assert_eq!(read.concat(), b"after\n");
+}
+
+#[test]
+fn a_pipe_that_linux_refuses_to_read_is_read_later_and_loses_nothing() {
+    for point in ["read: map", "read: splice", "read: drain"] {
+        // `drain` comes in two parts here, so that a failure falls in the middle, too.
+        for spared in 0..2 {
+            let (mut kernel, process, go) = talker();
+            nix::unistd::write(&go, b"\n").unwrap();
+            crate::crash::faults::set(point, spared, 3);
+            for _ in 0..10_000 {
+                if kernel.state.processes[&process].output.cursor.stdout_bytes == 13 {
+                    break;
+                }
+                let pipe = kernel.hands.children[&process].stdout.as_ref().unwrap();
+                let mut polled = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+                if poll(&mut polled, PollTimeout::from(1_u8)) == Ok(1) {
+                    kernel.drive(Input::Readable {
+                        process,
+                        stream: Stream::Stdout,
+                    });
+                }
+                if kernel.is_due() {
+                    kernel.drive(Input::TimeReached);
+                }
+            }
+            let pid = nix::unistd::Pid::from_raw(kernel.state.processes[&process].pid);
+            let status = nix::sys::wait::waitpid(pid, None).unwrap();
+            assert_eq!(status, nix::sys::wait::WaitStatus::Exited(pid, 0));
+            crate::crash::faults::set("", 0, 0);
+            let child = &kernel.hands.children[&process];
+            let cursor = kernel.state.processes[&process].output.cursor;
+            let ring = child.ring.as_ref().unwrap();
+            let read = ring
+                .records(&cursor, &crate::memory::ReadMark::default())
+                .map(|record| record.unwrap().data.concat())
+                .collect::<Vec<_>>();
+            assert_eq!(read.concat(), b"before\nafter\n", "{point} {spared}");
+        }
     }
 }
