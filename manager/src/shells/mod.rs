@@ -17,3 +17,4 @@ pub mod place;
 pub mod signals;
 pub mod startup;
 pub mod streams;
+pub mod zmtp;

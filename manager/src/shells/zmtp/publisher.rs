@@ -1,0 +1,347 @@
+//! PUB: tells each subscriber what it wants to hear, and never waits for one.
+//!
+//! What is published goes into a bounded queue per subscriber. When one is full, messages for it are
+//! dropped whole and counted, until it has read again.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::pending;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::connection::{Connection, Event, Role};
+use super::limits::{
+    ACCEPT_PAUSE, CONNECTIONS_MAX, HANDSHAKE_TIMEOUT, LINGER, PUBLISHED_BYTES_MAX, READ_BYTES,
+};
+use super::listener::{AcceptError, Listener};
+use super::message::write_message;
+use super::router::left;
+use super::stream::Stream;
+use super::subscriptions::Subscriptions;
+use crate::shells::control::Stay;
+use crate::shells::log::Log;
+
+/// Where things are published; clones publish to the same subscribers.
+#[derive(Clone, Debug)]
+pub struct Publisher {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    subscribers: Mutex<BTreeMap<u64, Subscriber>>,
+    /// Counts changes of what is subscribed to.
+    changes: watch::Sender<u64>,
+}
+
+/// What is known of one subscriber.
+#[derive(Debug, Default)]
+struct Subscriber {
+    subscriptions: Subscriptions,
+    queue: VecDeque<Arc<[u8]>>,
+    queued_bytes: usize,
+    /// Messages dropped since it was last told about in the log.
+    dropped: u64,
+    wake: Arc<Notify>,
+}
+
+impl Default for Publisher {
+    fn default() -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                subscribers: Mutex::default(),
+                changes: watch::Sender::new(0),
+            }),
+        }
+    }
+}
+
+impl Publisher {
+    fn subscribers(&self) -> MutexGuard<'_, BTreeMap<u64, Subscriber>> {
+        // What a panicking holder leaves is a map like any other.
+        self.shared
+            .subscribers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Publishes a message whose first part is its topic.
+    pub fn publish(&self, topic: &[u8], payload: &[u8]) {
+        let mut message: Option<Arc<[u8]>> = None;
+        for subscriber in self.subscribers().values_mut() {
+            if !subscriber.subscriptions.wants(topic) {
+                continue;
+            }
+            let message = message.get_or_insert_with(|| {
+                let mut bytes = Vec::with_capacity(topic.len() + payload.len() + 18);
+                write_message(&[topic, payload], &mut bytes);
+                bytes.into()
+            });
+            if subscriber.queued_bytes.saturating_add(message.len()) > PUBLISHED_BYTES_MAX {
+                subscriber.dropped = subscriber.dropped.saturating_add(1);
+                continue;
+            }
+            subscriber.queued_bytes += message.len();
+            subscriber.queue.push_back(Arc::clone(message));
+            subscriber.wake.notify_one();
+        }
+    }
+
+    /// Whether anybody may want a topic that begins so.
+    #[must_use]
+    pub fn is_wanted(&self, beginning: &[u8]) -> bool {
+        self.subscribers()
+            .values()
+            .any(|subscriber| subscriber.subscriptions.may_want(beginning))
+    }
+
+    /// Changes whenever somebody subscribes, cancels or leaves.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.changes.subscribe()
+    }
+
+    fn changed(&self) {
+        self.shared
+            .changes
+            .send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Serves until the manager leaves.
+    pub async fn serve(
+        self,
+        listener: Listener,
+        mut stay: watch::Receiver<Stay>,
+        log: Log,
+        name: &'static str,
+    ) {
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let mut visits = JoinSet::new();
+        let mut next = 0_u64;
+        loop {
+            let accepted = async {
+                // The semaphore is never closed.
+                let place = Arc::clone(&places).acquire_owned().await.ok();
+                (place, listener.accept().await)
+            };
+            tokio::select! {
+                (place, stream) = accepted => match stream {
+                    Ok(stream) => {
+                        let visit = Visit {
+                            publisher: self.clone(),
+                            number: next,
+                            stay: stay.clone(),
+                            log: log.clone(),
+                            name,
+                        };
+                        next += 1;
+                        visits.spawn(async move {
+                            visit.run(stream).await;
+                            drop(place);
+                        });
+                    }
+                    Err(AcceptError::Refused(error)) => log.warning(format!("{name}: {error}")),
+                    Err(error) => {
+                        log.warning(format!("{name}: {error}"));
+                        sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+                Some(_) = visits.join_next(), if !visits.is_empty() => {}
+                () = left(&mut stay) => break,
+            }
+        }
+        drop(listener);
+        while visits.join_next().await.is_some() {}
+    }
+}
+
+/// One subscriber's connection; whatever way it ends, the subscriber is forgotten.
+struct Visit {
+    publisher: Publisher,
+    number: u64,
+    stay: watch::Receiver<Stay>,
+    log: Log,
+    name: &'static str,
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        let gone = self.publisher.subscribers().remove(&self.number);
+        if let Some(subscriber) = gone {
+            self.tell_dropped(subscriber.dropped);
+            self.publisher.changed();
+        }
+    }
+}
+
+impl Visit {
+    fn tell_dropped(&self, count: u64) {
+        if count > 0 {
+            self.log.warning(format!(
+                "{}: a subscriber did not read; {count} messages were dropped for it",
+                self.name
+            ));
+        }
+    }
+
+    async fn run(mut self, stream: Stream) {
+        let (mut reader, mut writer) = tokio::io::split(stream);
+        let mut connection = Connection::new(Role::Publisher);
+        let mut input = vec![0; READ_BYTES];
+        let wake = Arc::new(Notify::new());
+        let handshake_until = Instant::now() + HANDSHAKE_TIMEOUT;
+        loop {
+            if connection.is_open() && connection.output.is_empty() {
+                self.take_message(&mut connection.output);
+            }
+            let waiting = connection.output.len();
+            tokio::select! {
+                // PONGs pile up for one who pings and does not read; then nobody listens to it.
+                read = reader.read(&mut input), if waiting < PUBLISHED_BYTES_MAX => {
+                    let bytes = match read {
+                        Ok(0) | Err(_) => return,
+                        Ok(count) => input.get(..count).unwrap_or_default(),
+                    };
+                    if let Err(reason) = self.hear(&mut connection, bytes, &wake) {
+                        self.log.info(format!("{}: a connection is closed: {reason}", self.name));
+                        let _ = timeout(LINGER, writer.write_all(&connection.output)).await;
+                        return;
+                    }
+                }
+                written = writer.write(&connection.output), if waiting > 0 => match written {
+                    Ok(0) | Err(_) => return,
+                    Ok(count) => drop(connection.output.drain(..count)),
+                },
+                () = wake.notified(), if waiting == 0 => {}
+                () = handshake_end(&connection, handshake_until) => return,
+                () = left(&mut self.stay) => {
+                    let _ = timeout(LINGER, async {
+                        loop {
+                            writer.write_all(&connection.output).await?;
+                            connection.output.clear();
+                            self.take_message(&mut connection.output);
+                            if connection.output.is_empty() {
+                                return writer.shutdown().await;
+                            }
+                        }
+                    })
+                    .await;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn hear(
+        &self,
+        connection: &mut Connection,
+        bytes: &[u8],
+        wake: &Arc<Notify>,
+    ) -> Result<(), String> {
+        connection
+            .handle_bytes(bytes)
+            .map_err(|violation| violation.to_string())?;
+        loop {
+            let event = connection
+                .poll_event()
+                .map_err(|violation| violation.to_string())?;
+            let mut subscribers = self.publisher.subscribers();
+            match event {
+                None => return Ok(()),
+                Some(Event::Ready { .. }) => {
+                    let subscriber = Subscriber {
+                        wake: Arc::clone(wake),
+                        ..Subscriber::default()
+                    };
+                    subscribers.insert(self.number, subscriber);
+                }
+                Some(Event::Subscribe(topic)) => {
+                    if let Some(subscriber) = subscribers.get_mut(&self.number) {
+                        let added = subscriber.subscriptions.add(topic);
+                        added.map_err(|error| error.to_string())?;
+                    }
+                }
+                Some(Event::Cancel(topic)) => {
+                    if let Some(subscriber) = subscribers.get_mut(&self.number) {
+                        subscriber.subscriptions.remove(&topic);
+                    }
+                }
+                Some(Event::Message(_)) => {}
+            }
+            drop(subscribers);
+            self.publisher.changed();
+        }
+    }
+
+    /// Moves what is queued into an empty buffer, as far as it fills a packet or two.
+    fn take_message(&self, output: &mut Vec<u8>) {
+        let mut subscribers = self.publisher.subscribers();
+        let Some(subscriber) = subscribers.get_mut(&self.number) else {
+            return;
+        };
+        let mut dropped = 0;
+        while output.len() < READ_BYTES {
+            let Some(message) = subscriber.queue.pop_front() else {
+                // It has caught up.
+                dropped = std::mem::take(&mut subscriber.dropped);
+                break;
+            };
+            subscriber.queued_bytes = subscriber.queued_bytes.saturating_sub(message.len());
+            output.extend_from_slice(&message);
+        }
+        drop(subscribers);
+        self.tell_dropped(dropped);
+    }
+}
+
+async fn handshake_end(connection: &Connection, until: Instant) {
+    if connection.is_open() {
+        pending::<()>().await;
+    }
+    sleep_until(until).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subscriber(publisher: &Publisher, number: u64, topic: &[u8]) {
+        let mut subscriber = Subscriber::default();
+        subscriber.subscriptions.add(topic.to_vec()).unwrap();
+        publisher.subscribers().insert(number, subscriber);
+    }
+
+    #[test]
+    fn a_subscriber_that_does_not_read_loses_messages_and_the_others_none() {
+        let publisher = Publisher::default();
+        subscriber(&publisher, 1, b"stat.");
+        subscriber(&publisher, 2, b"other.");
+        let payload = vec![b'x'; 1000];
+        let published = PUBLISHED_BYTES_MAX / 1000 + 100;
+        for _ in 0..published {
+            publisher.publish(b"stat.web", &payload);
+        }
+        publisher.publish(b"other.web", b"{}");
+        let subscribers = publisher.subscribers();
+        let slow = &subscribers[&1];
+        assert!(slow.queued_bytes <= PUBLISHED_BYTES_MAX);
+        assert_eq!(slow.queue.len() as u64 + slow.dropped, published as u64);
+        assert!(slow.dropped >= 100);
+        assert_eq!(
+            (subscribers[&2].queue.len(), subscribers[&2].dropped),
+            (1, 0)
+        );
+    }
+
+    #[test]
+    fn what_nobody_wants_is_known() {
+        let publisher = Publisher::default();
+        assert!(!publisher.is_wanted(b"stat."));
+        subscriber(&publisher, 1, b"watcher.web");
+        assert!(!publisher.is_wanted(b"stat."));
+        assert!(publisher.is_wanted(b"watcher."));
+    }
+}

@@ -1,0 +1,280 @@
+//! ROUTER: takes requests from many peers and answers each on its own connection.
+//!
+//! A peer is its connection, not its identity: two that call themselves the same are two. Requests
+//! of one connection are begun in the order in which they came. Their replies go out as they become
+//! ready, except that those of [`Turn::InOrder`] never overtake each other.
+
+use std::collections::VecDeque;
+use std::future::{Future, pending};
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::connection::{Connection, Event, Role};
+use super::limits::{
+    ACCEPT_PAUSE, CONNECTIONS_MAX, HANDSHAKE_TIMEOUT, LINGER, READ_BYTES, REPLIES_BYTES_HIGH,
+    REPLIES_BYTES_MAX, REQUESTS_AT_ONCE_MAX, STALL_TIMEOUT,
+};
+use super::listener::{AcceptError, Listener};
+use super::message::{Parts, write_message};
+use super::stream::Stream;
+use crate::shells::control::Stay;
+use crate::shells::log::Log;
+
+/// When a reply may go out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// As soon as it is ready: the peer can tell what it answers.
+    WhenReady,
+    /// After all earlier ones of its kind: the peer takes the next reply for the answer.
+    InOrder,
+}
+
+/// An answer that is being worked on.
+pub struct Pending {
+    /// When it may go out.
+    pub turn: Turn,
+    /// The parts of the reply; nothing when it will never come.
+    pub reply: Pin<Box<dyn Future<Output = Option<Parts>> + Send>>,
+}
+
+/// Whoever answers requests.
+pub trait Service: Clone + Send + Sync + 'static {
+    /// Begins to answer a message. Nothing for one that gets no reply. The next message of the same
+    /// connection is not looked at before this is done, so that what they ask for begins in their
+    /// order; work that takes time belongs into the reply.
+    fn begin(&self, message: Parts) -> impl Future<Output = Option<Pending>> + Send;
+}
+
+/// Serves until the manager leaves.
+pub async fn serve(
+    listener: Listener,
+    service: impl Service,
+    mut stay: watch::Receiver<Stay>,
+    log: Log,
+    name: &'static str,
+) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut visits = JoinSet::new();
+    loop {
+        let accepted = async {
+            // The semaphore is never closed.
+            let place = Arc::clone(&places).acquire_owned().await.ok();
+            (place, listener.accept().await)
+        };
+        tokio::select! {
+            (place, stream) = accepted => match stream {
+                Ok(stream) => {
+                    let visit = Visit::new(stream, service.clone(), stay.clone());
+                    visits.spawn(async move {
+                        let ended = visit.run().await;
+                        drop(place);
+                        ended
+                    });
+                }
+                Err(AcceptError::Refused(error)) => log.warning(format!("{name}: {error}")),
+                Err(error) => {
+                    log.warning(format!("{name}: {error}"));
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(ended) = visits.join_next(), if !visits.is_empty() => {
+                if let Ok(Ended::Misbehaved(reason)) = ended {
+                    log.info(format!("{name}: a connection is closed: {reason}"));
+                }
+            }
+            () = left(&mut stay) => break,
+        }
+    }
+    drop(listener);
+    // Each ends by itself when its last replies are out, or too slow.
+    while visits.join_next().await.is_some() {}
+}
+
+pub(super) async fn left(stay: &mut watch::Receiver<Stay>) {
+    // Gone without a word is gone too.
+    let _ = stay.wait_for(|stay| *stay == Stay::No).await;
+}
+
+enum Ended {
+    /// The peer has closed, or the manager leaves.
+    Left,
+    /// For the log.
+    Misbehaved(String),
+}
+
+/// Replies that may not overtake each other, the next one first.
+type Line = VecDeque<oneshot::Receiver<Option<Parts>>>;
+
+struct Visit<S> {
+    service: S,
+    stay: watch::Receiver<Stay>,
+    reader: ReadHalf<Stream>,
+    writer: WriteHalf<Stream>,
+    connection: Connection,
+    /// Replies that go out as they become ready, and the makers of the others.
+    working: JoinSet<Option<Parts>>,
+    line: Line,
+}
+
+impl<S: Service> Visit<S> {
+    fn new(stream: Stream, service: S, stay: watch::Receiver<Stay>) -> Self {
+        let (reader, writer) = tokio::io::split(stream);
+        Self {
+            service,
+            stay,
+            reader,
+            writer,
+            connection: Connection::new(Role::Router),
+            working: JoinSet::new(),
+            line: Line::new(),
+        }
+    }
+
+    async fn run(mut self) -> Ended {
+        let mut input = vec![0; READ_BYTES];
+        let mut deadline = Some(Instant::now() + HANDSHAKE_TIMEOUT);
+        loop {
+            let waiting = self.connection.output.len();
+            if waiting > REPLIES_BYTES_MAX {
+                return Ended::Misbehaved("it does not read its replies".to_owned());
+            }
+            if self.connection.is_open() {
+                deadline = match (waiting, deadline) {
+                    (0, _) => None,
+                    (_, None) => Some(Instant::now() + STALL_TIMEOUT),
+                    (_, set) => set,
+                };
+            }
+            let busy = self.working.len() >= REQUESTS_AT_ONCE_MAX;
+            let hears = !busy && waiting < REPLIES_BYTES_HIGH;
+            tokio::select! {
+                read = self.reader.read(&mut input), if hears => {
+                    let bytes = match read {
+                        Ok(0) | Err(_) => return Ended::Left,
+                        Ok(count) => input.get(..count).unwrap_or_default(),
+                    };
+                    if let Err(violation) = self.connection.handle_bytes(bytes) {
+                        return self.dismiss(violation.to_string()).await;
+                    }
+                }
+                written = self.writer.write(&self.connection.output), if waiting > 0 => {
+                    match written {
+                        Ok(0) | Err(_) => return Ended::Left,
+                        Ok(count) => drop(self.connection.output.drain(..count)),
+                    }
+                    if self.connection.is_open() {
+                        deadline = None;
+                    }
+                }
+                Some(reply) = self.working.join_next(), if !self.working.is_empty() => {
+                    if let Ok(Some(parts)) = reply {
+                        write_message(&parts, &mut self.connection.output);
+                    }
+                }
+                reply = front(&mut self.line), if !self.line.is_empty() => {
+                    self.line.pop_front();
+                    if let Some(parts) = reply {
+                        write_message(&parts, &mut self.connection.output);
+                    }
+                }
+                () = at(deadline), if deadline.is_some() => {
+                    let reason = match self.connection.is_open() {
+                        true => "it does not read its replies",
+                        false => "no handshake in time",
+                    };
+                    return Ended::Misbehaved(reason.to_owned());
+                }
+                () = left(&mut self.stay) => return self.leave().await,
+            }
+            if let Err(reason) = self.hear().await {
+                return self.dismiss(reason).await;
+            }
+        }
+    }
+
+    /// Begins what has been asked for, as far as there is room.
+    async fn hear(&mut self) -> Result<(), String> {
+        while self.working.len() < REQUESTS_AT_ONCE_MAX {
+            match self.connection.poll_event() {
+                Ok(Some(Event::Message(message))) => {
+                    if let Some(pending) = self.service.begin(message).await {
+                        self.work_on(pending);
+                    }
+                }
+                Ok(Some(Event::Ready { .. } | Event::Subscribe(_) | Event::Cancel(_))) => {}
+                Ok(None) => return Ok(()),
+                Err(violation) => return Err(violation.to_string()),
+            }
+        }
+        Ok(())
+    }
+
+    fn work_on(&mut self, pending: Pending) {
+        match pending.turn {
+            Turn::WhenReady => {
+                self.working.spawn(pending.reply);
+            }
+            Turn::InOrder => {
+                let (made, ready) = oneshot::channel();
+                self.line.push_back(ready);
+                self.working.spawn(async move {
+                    // Whoever waits for it may have gone.
+                    let _ = made.send(pending.reply.await);
+                    None
+                });
+            }
+        }
+    }
+
+    /// Tells the peer what is left to be told, and closes.
+    async fn dismiss(mut self, reason: String) -> Ended {
+        let _ = timeout(LINGER, self.flush()).await;
+        Ended::Misbehaved(reason)
+    }
+
+    /// Replies that are on their way are the last.
+    async fn leave(mut self) -> Ended {
+        let _ = timeout(LINGER, async {
+            while let Some(reply) = self.working.join_next().await {
+                if let Ok(Some(parts)) = reply {
+                    write_message(&parts, &mut self.connection.output);
+                }
+            }
+            while !self.line.is_empty() {
+                let reply = front(&mut self.line).await;
+                self.line.pop_front();
+                if let Some(parts) = reply {
+                    write_message(&parts, &mut self.connection.output);
+                }
+            }
+            self.flush().await;
+        })
+        .await;
+        Ended::Left
+    }
+
+    async fn flush(&mut self) {
+        let _ = self.writer.write_all(&self.connection.output).await;
+        let _ = self.writer.shutdown().await;
+    }
+}
+
+/// The reply at the front of a line that is not empty.
+async fn front(line: &mut Line) -> Option<Parts> {
+    match line.front_mut() {
+        Some(reply) => reply.await.ok().flatten(),
+        None => pending().await,
+    }
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => pending().await,
+    }
+}
