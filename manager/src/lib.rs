@@ -1,12 +1,13 @@
 //! The manager and the `kingpole` command: all the policy, none of the state.
 //!
 //! [`config`] turns text into a checked configuration, [`command`] is the one vocabulary in which
-//! things are asked for, and [`engine`] makes all decisions; these are pure. [`shells`] connect them
+//! things are asked for, and [`engine`] makes all decisions; these and [`import`] are pure. [`shells`] connect them
 //! with the process kernel, with files and with clients. [`cli`] is the command line on top.
 
 pub mod cli;
 pub mod command;
 pub mod config;
 pub mod engine;
+pub mod import;
 pub mod shells;
 pub mod streams;

@@ -9,6 +9,7 @@ mod decr;
 mod detach;
 pub mod exit;
 pub mod failure;
+mod import;
 mod incr;
 mod kernel;
 mod list;
@@ -51,6 +52,8 @@ enum Verb {
     Run(run::Arguments),
     /// Check a configuration and say what is understood; nothing is started
     Check(check::Arguments),
+    /// Make a configuration from Supervisor's, a Procfile or PM2's
+    Import(import::Arguments),
     /// Show watchers and their processes
     Status(status::Arguments),
     /// Print the names of watchers
@@ -87,6 +90,7 @@ pub fn main() -> ExitCode {
     let outcome = match cli.verb {
         Verb::Run(arguments) => run::run(arguments, &dir),
         Verb::Check(arguments) => check::run(&arguments),
+        Verb::Import(arguments) => import::run(&arguments),
         Verb::Status(arguments) => status::run(arguments, &dir),
         Verb::List(arguments) => list::run(arguments, &dir),
         Verb::Logs(arguments) => logs::run(&arguments, &dir),

@@ -1,0 +1,103 @@
+//! `kingpole import`: what another process manager runs, as a configuration of ours.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use super::exit::Exit;
+use super::failure::{Failure, Outcome};
+use super::{print, print_json};
+use crate::import::{Note, Stack, Unreadable, import_pm2, import_procfile, import_supervisor};
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  kingpole import supervisor /etc/supervisor/supervisord.conf > app.ini
+  kingpole import procfile Procfile --output app.ini
+  kingpole import pm2 ecosystem.json --json
+
+Nothing is started. What cannot be carried is said on standard error and in the result; look it over
+with `kingpole check app.ini`.")]
+pub(super) struct Arguments {
+    /// What the file is for
+    #[arg(value_enum)]
+    format: Format,
+    /// The file
+    file: PathBuf,
+    /// Write to a new file instead of standard output
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Print JSON: the configuration and the notes
+    #[arg(long, conflicts_with = "output")]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Format {
+    /// supervisord.conf
+    Supervisor,
+    /// Procfile
+    Procfile,
+    /// PM2's ecosystem file, as JSON
+    Pm2,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    ini: String,
+    notes: &'a [Note],
+}
+
+pub(super) fn run(arguments: &Arguments) -> Outcome {
+    let file = arguments.file.display().to_string();
+    let text = std::fs::read_to_string(&arguments.file)
+        .map_err(|error| Failure::failed(format!("{file} cannot be read: {error}")))?;
+    let stack = read(arguments.format, &text, &directory_of(&arguments.file)).map_err(
+        |Unreadable { line, reason }| Failure::failed(format!("{file}:{line}: {reason}")),
+    )?;
+    let ini = stack.render(&file);
+    if arguments.json {
+        let notes = stack.notes();
+        return print_json(&Report { ini, notes });
+    }
+    match &arguments.output {
+        Some(path) => create(path, &ini)?,
+        None => print(&ini)?,
+    }
+    let mut errors = std::io::stderr().lock();
+    for note in stack.notes() {
+        let place = match note.line {
+            0 => file.clone(),
+            line => format!("{file}:{line}"),
+        };
+        // With standard error gone the notes are still in the result.
+        let _ = writeln!(errors, "{place}: {}: {}", note.about, note.text);
+    }
+    Ok(Exit::Done)
+}
+
+fn read(format: Format, text: &str, directory: &str) -> Result<Stack, Unreadable> {
+    match format {
+        Format::Supervisor => import_supervisor(text, directory),
+        Format::Procfile => import_procfile(text, directory),
+        Format::Pm2 => import_pm2(text, directory),
+    }
+}
+
+fn directory_of(file: &Path) -> String {
+    let absolute = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+    let directory = absolute.parent().unwrap_or(Path::new("/"));
+    directory.display().to_string()
+}
+
+/// Never over an existing file.
+fn create(path: &Path, text: &str) -> Result<(), Failure> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(path)
+        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .map_err(|error| Failure::failed(format!("{} cannot be written: {error}", path.display())))
+}
