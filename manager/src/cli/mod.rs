@@ -4,6 +4,7 @@
 mod change;
 mod check;
 pub mod client;
+mod completions;
 pub mod daemon;
 mod decr;
 mod detach;
@@ -14,6 +15,7 @@ mod incr;
 mod kernel;
 mod list;
 mod logs;
+mod man;
 mod quit;
 mod reload;
 mod restart;
@@ -28,7 +30,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use self::client::directory;
 use self::exit::{Exit, HELP};
@@ -78,6 +80,10 @@ enum Verb {
     Quit(quit::Arguments),
     /// End the manager only; everything runs on
     Detach(detach::Arguments),
+    /// Print what a shell's Tab key needs
+    Completions(completions::Arguments),
+    /// Print or write the manual pages
+    Man(man::Arguments),
     /// Look at the process kernel itself
     Kernel(kernel::Arguments),
 }
@@ -103,6 +109,8 @@ pub fn main() -> ExitCode {
         Verb::Signal(arguments) => signal::run(arguments, &dir),
         Verb::Quit(arguments) => quit::run(&arguments, &dir),
         Verb::Detach(arguments) => detach::run(&arguments, &dir),
+        Verb::Completions(arguments) => completions::run(&arguments, &mut Cli::command()),
+        Verb::Man(arguments) => man::run(&arguments, Cli::command()),
         Verb::Kernel(arguments) => kernel::run(&arguments, &dir),
     };
     conclude(outcome)
@@ -142,7 +150,6 @@ fn print_json(value: &impl serde::Serialize) -> Result<Exit, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_well_formed() {
