@@ -6,7 +6,7 @@ use kingpole_protocol::Sequence;
 use kingpole_protocol::client::blocking::{Client, Notice};
 use kingpole_protocol::record::Stream;
 use kingpole_protocol::request::TakeLease;
-use kingpole_tests::process::{children, descriptors};
+use kingpole_tests::process::{Handle, children, descriptors};
 use kingpole_tests::puppet::Puppet;
 use kingpole_tests::storm::Driver;
 use kingpole_tests::{Kernel, Scratch, binaries, pattern, puppet, wait};
@@ -244,6 +244,66 @@ fn a_wrong_program_changes_nothing_and_is_reported_with_its_reason() {
         (before.pid, before.generation)
     );
     assert!(children(after.pid).is_empty(), "no candidate is left over");
+}
+
+#[test]
+fn nobody_waits_while_a_candidate_hangs_and_a_second_upgrade_is_refused() {
+    let kernel = Kernel::start();
+    let mut client = kernel.client();
+    let mut puppet = Puppet::spawn(&kernel, &mut client, "child", |_| {});
+    client
+        .follow(puppet.process(), Sequence(0), 1 << 20)
+        .unwrap();
+    let mut asker = Text::open(&kernel);
+    let mut other = Text::open(&kernel);
+    let check = format!("upgrade --check {}", binaries::kernel().display());
+    // The puppet waits to be told something, for ever. The rest is done well within its time, except
+    // on a machine that stalls for seconds: then once more.
+    let refused = (0..5).any(|round| {
+        asker.send(&format!("upgrade {}\n", binaries::puppet().display()));
+        let answer = other.ask(&check);
+        other.ask(&format!("set colour red{round}"));
+        assert_eq!(other.ask("get colour"), format!("red{round}\n> "));
+        let hangs = asker.read_prompt();
+        assert!(hangs.contains("did not answer within"), "{hangs}");
+        let busy = "another upgrade is being tried";
+        answer.contains(busy) && answer.contains(&binaries::puppet().display().to_string())
+    });
+    assert!(refused, "{}", kernel.log());
+    puppet.ask("text out meanwhile");
+    loop {
+        let notice = client.next_notice(Some(wait::PATIENCE)).unwrap();
+        if let Some(Notice::Output { data, .. }) = notice {
+            assert_eq!(data.as_slice(), b"meanwhile\n");
+            break;
+        }
+    }
+    let after = client.status().unwrap();
+    assert_eq!(after.generation, 1);
+    assert_eq!(children(after.pid).len(), 1, "no candidate is left");
+    // The next one is taken again.
+    asker.upgrade();
+}
+
+#[test]
+fn a_candidate_dies_with_the_kernel_that_it_rehearses_for() {
+    let kernel = Kernel::start();
+    let mut asker = Text::open(&kernel);
+    asker.send(&format!("upgrade {}\n", binaries::puppet().display()));
+    let before = kernel.serving();
+    let candidate = wait::until("the candidate runs", || {
+        let children = children(before.pid());
+        let found = children.first().and_then(|pid| Handle::open(*pid).ok());
+        found.ok_or_else(|| format!("{children:?}"))
+    });
+    before.signal(libc::SIGKILL).unwrap();
+    candidate.wait_ended("the candidate");
+    wait::until("the next kernel", || {
+        kernel
+            .try_client("t/1")
+            .map(drop)
+            .map_err(|e| e.to_string())
+    });
 }
 
 #[test]

@@ -155,12 +155,13 @@ impl Kernel {
                 path,
                 extent,
             } => {
-                self.order = Some(Order {
+                let refused = self.take_order(Order {
                     asker: Some(session),
                     path: Some(path),
                     extent,
                 });
-                None
+                let text = refused.err()?;
+                Some(Input::UpgradeAnswered { session, text })
             }
             Effect::Log(line) => {
                 self.log_line(&line);

@@ -174,6 +174,10 @@ impl Kernel {
         self.hands.guard.close();
         self.hands.memory.set_min_epoch(self.hands.memory.epoch());
         crash_point("promotion: before the table");
+        // It dies with this process, but this process is about to live on as another.
+        if let Some(rehearsal) = self.rehearsing.as_mut() {
+            rehearsal.give_up();
+        }
         let cause = match &self.heirloom {
             Some(heirloom) => self.become_guard(heirloom),
             None => Errno::ENOENT,

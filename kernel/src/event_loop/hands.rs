@@ -86,6 +86,13 @@ pub(super) struct Hands {
     pub(super) unpolled: Vec<ProcessId>,
 }
 
+/// Somebody without a slot that has ended and is reaped.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Orphan {
+    pub(super) pid: i32,
+    pub(super) status: crate::memory::EndStatus,
+}
+
 /// Why the hands could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum HandsError {
@@ -205,24 +212,28 @@ impl Hands {
         }
     }
 
-    /// Finds the children that ended. `orphans` counts others.
-    pub(super) fn sweep(&mut self) -> Result<Vec<Input>, Errno> {
+    /// Finds the children that ended, and others: orphaned descendants and helpers.
+    pub(super) fn sweep(&mut self) -> Result<(Vec<Input>, Vec<Orphan>), Errno> {
         let pids = &self.pids;
         let reaped = sweep(&self.memory, EndedBy::Kernel, |pid| {
             pids.get(&pid).map(|held| held.1)
         })?;
-        let mut inputs = Vec::new();
+        let (mut inputs, mut orphans) = (Vec::new(), Vec::new());
         for reaped in reaped {
-            if let Reaped::Child { pid, end, .. } = reaped
-                && let Some((process, _)) = self.pids.remove(&pid)
-            {
-                inputs.push(Input::Ended {
-                    process,
-                    end: end_of(&end),
-                });
+            match reaped {
+                Reaped::Child { pid, end, .. } => {
+                    if let Some((process, _)) = self.pids.remove(&pid) {
+                        let end = end_of(&end);
+                        inputs.push(Input::Ended { process, end });
+                    }
+                }
+                Reaped::Orphan { pid, end } => orphans.push(Orphan {
+                    pid,
+                    status: end.status,
+                }),
             }
         }
-        Ok(inputs)
+        Ok((inputs, orphans))
     }
 
     pub(super) fn signal(

@@ -49,7 +49,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
-use upgrading::Order;
+use upgrading::{Decided, Order, Rehearsing};
 pub use upgrading::{Resumption, is_what_was_saved};
 
 /// Bytes read from a session at once.
@@ -98,7 +98,12 @@ pub struct Kernel {
     clock: Instant,
     leaving: bool,
     heirloom: Option<Heirloom>,
+    /// An upgrade that was asked for in this turn.
     order: Option<Order>,
+    /// The one whose program rehearses.
+    rehearsing: Option<Rehearsing>,
+    /// The one that happens after this turn.
+    decided: Option<Decided>,
 }
 
 /// Whether listeners are polled.
@@ -252,6 +257,8 @@ impl Kernel {
             leaving: false,
             heirloom: parts.heirloom,
             order: None,
+            rehearsing: None,
+            decided: None,
         })
     }
 
@@ -284,7 +291,10 @@ impl Kernel {
                 self.code = Code::Used;
                 self.turn(&ready);
                 if let Some(order) = self.order.take() {
-                    self.upgrade(&order);
+                    self.begin_upgrade(order);
+                }
+                if let Some(decided) = self.decided.take() {
+                    self.upgrade(&decided);
                 }
             }
             Ok(())
@@ -303,7 +313,7 @@ impl Kernel {
                 .await
                 .map(|mut guard| guard.clear_ready())
         };
-        match (self.state.deadline_ns(), self.code) {
+        match (self.deadline_ns(), self.code) {
             (None, Code::GivenBack) => readable.await?,
             (None, Code::Used) => match tokio::time::timeout(QUIET, readable).await {
                 Ok(result) => result?,
@@ -328,16 +338,25 @@ impl Kernel {
     }
 
     fn is_due(&self) -> bool {
-        self.state
-            .deadline_ns()
+        self.deadline_ns()
             .is_some_and(|deadline| deadline <= self.now().monotonic_ns)
     }
 
+    /// What is due first: something of the state's, or the end of a candidate's time.
+    fn deadline_ns(&self) -> Option<u64> {
+        let rehearsal = self.rehearsal_deadline().map(|at| self.clock_ns(at));
+        self.state.deadline_ns().into_iter().chain(rehearsal).min()
+    }
+
+    fn clock_ns(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.clock);
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    }
+
     fn now(&self) -> Now {
-        let elapsed = u64::try_from(self.clock.elapsed().as_nanos()).unwrap_or(u64::MAX);
         Now {
             unix_ns: now_ns(),
-            monotonic_ns: elapsed,
+            monotonic_ns: self.clock_ns(Instant::now()),
         }
     }
 
@@ -360,6 +379,7 @@ impl Kernel {
         }
         if self.is_due() {
             self.drive(Input::TimeReached);
+            self.look_at_rehearsal();
         }
         if !self.state.serving.is_empty() {
             self.drive(Input::TurnEnded);
@@ -402,11 +422,14 @@ impl Kernel {
                     self.drive(Input::Terminate(Termination::Forced("SIGQUIT")));
                 }
                 Some(Signal::SIGUSR2) => {
-                    self.order = Some(Order {
+                    let refused = self.take_order(Order {
                         asker: None,
                         path: None,
                         extent: crate::effect::UpgradeExtent::Whole,
                     });
+                    if let Err(reason) = refused {
+                        self.log_line(&format!("upgrade: SIGUSR2: {reason}"));
+                    }
                 }
                 Some(signal @ (Signal::SIGTERM | Signal::SIGINT)) => {
                     self.drive(Input::Terminate(Termination::Polite(signal.as_str())));
@@ -418,7 +441,12 @@ impl Kernel {
 
     fn sweep(&mut self) {
         match self.hands.sweep() {
-            Ok(ended) => ended.into_iter().for_each(|input| self.drive(input)),
+            Ok((ended, orphans)) => {
+                ended.into_iter().for_each(|input| self.drive(input));
+                orphans
+                    .iter()
+                    .for_each(|orphan| self.handle_orphan(*orphan));
+            }
             Err(cause) => self.log_line(&format!("cannot look for ended children: {cause}")),
         }
     }
@@ -576,7 +604,7 @@ impl Kernel {
             if connection.course == Course::Closing {
                 return;
             }
-            if self.order.is_some() {
+            if self.order.is_some() || self.decided.is_some() {
                 // What came behind it is for whoever this process is then.
                 self.unparsed.insert(session);
                 return;

@@ -3,14 +3,17 @@
 
 use super::connections::{Connection, Course, Resumed as ResumedConnection, Speech};
 use super::guarding::Heirloom;
+use super::hands::Orphan;
 use super::{Kernel, LoopError};
 use crate::crash::crash_point;
+use crate::effect::UpgradeExtent;
+use crate::guard::image::Image;
 use crate::guard::role::{Part, Role};
 use crate::input::{Input, ResumedSession};
 use crate::reap::now_ns;
 use crate::state::SessionId;
 use crate::sys::memfd::create_constant;
-use crate::upgrade::rehearse::rehearse;
+use crate::upgrade::rehearse::Rehearsal;
 use crate::upgrade::saved_state::{
     Head, Saved, SavedCounts, SavedCourse, SavedDescriptor, SavedSession, SavedSpeech,
 };
@@ -19,8 +22,10 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, fstat};
 use nix::unistd::{AccessFlags, access};
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// An upgrade that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +35,7 @@ pub(super) struct Order {
     /// The program; `None` for the one that runs, as it is installed now.
     pub(super) path: Option<PathBuf>,
     /// Whether to stop before anything happens.
-    pub(super) extent: crate::effect::UpgradeExtent,
+    pub(super) extent: UpgradeExtent,
 }
 
 /// What the image before left, with the sockets of its sessions.
@@ -42,25 +47,71 @@ pub struct Resumption {
     pub sockets: BTreeMap<u64, OwnedFd>,
 }
 
+/// An upgrade whose program rehearses: everything else goes on meanwhile.
+#[derive(Debug)]
+pub(super) struct Rehearsing {
+    attempt: Attempt,
+    rehearsal: Rehearsal,
+}
+
+impl Rehearsing {
+    /// Ends the candidate.
+    pub(super) fn give_up(&mut self) {
+        self.rehearsal.give_up();
+    }
+}
+
+/// An upgrade whose program has rehearsed well.
+#[derive(Debug)]
+pub(super) struct Decided(Attempt);
+
+/// What an upgrade is about.
+#[derive(Debug)]
+struct Attempt {
+    order: Order,
+    path: PathBuf,
+    next: Image,
+}
+
+const CANNOT: &str = "this kernel cannot be upgraded";
+
 impl Kernel {
-    /// Carries an order out, between two turns. Returns only if the upgrade did not happen.
-    pub(super) fn upgrade(&mut self, order: &Order) {
-        let text = match self.try_upgrade(order) {
-            Ok(carried) => carried,
-            Err(reason) => format!("Error: nothing has happened: {reason}"),
+    /// Remembers an order, to be begun between two turns; one at a time.
+    pub(super) fn take_order(&mut self, order: Order) -> Result<(), String> {
+        let busy = match (&self.rehearsing, &self.order, &self.decided) {
+            (Some(Rehearsing { attempt, .. }), ..) | (_, _, Some(Decided(attempt))) => {
+                Some(attempt.path.display().to_string())
+            }
+            (_, Some(order), _) => {
+                let path = order.path.as_ref();
+                Some(path.map_or("SIGUSR2".to_owned(), |path| path.display().to_string()))
+            }
+            (None, None, None) => None,
         };
-        self.log_line(&format!("upgrade: {text}"));
-        if let Some(session) = order.asker {
-            self.drive(Input::UpgradeAnswered { session, text });
+        match busy {
+            Some(other) => Err(format!(
+                "Error: nothing has happened: another upgrade is being tried ({other})"
+            )),
+            None => {
+                self.order = Some(order);
+                Ok(())
+            }
         }
     }
 
-    fn try_upgrade(&mut self, order: &Order) -> Result<String, String> {
+    /// Lets the program that was asked for rehearse. Nobody waits for it: see
+    /// [`Kernel::handle_orphan`].
+    pub(super) fn begin_upgrade(&mut self, order: Order) {
+        let asker = order.asker;
+        match self.begin_rehearsal(order) {
+            Ok(rehearsing) => self.rehearsing = Some(rehearsing),
+            Err(reason) => self.answer_refused(asker, &reason),
+        }
+    }
+
+    fn begin_rehearsal(&mut self, order: Order) -> Result<Rehearsing, String> {
         let sessions = self.save_sessions()?;
-        let heirloom = self
-            .heirloom
-            .as_ref()
-            .ok_or("this kernel cannot be upgraded")?;
+        let heirloom = self.heirloom.as_ref().ok_or(CANNOT)?;
         let path = match &order.path {
             Some(path) => heirloom.image.origin().join(path),
             None => heirloom.installed.clone(),
@@ -68,22 +119,76 @@ impl Kernel {
         let shown = path.display();
         let binary = open_program(&path).map_err(|cause| format!("{shown}: {}", cause.desc()))?;
         let next = heirloom.image.with_binary(binary);
-        let saved = self.save_to_file(sessions, heirloom, order, &path)?;
+        let saved = self.save_to_file(sessions, heirloom, &order, &path)?;
         let memory = self.hands.memory.descriptor();
         let journal = self.hands.journal.descriptor();
-        let carried = rehearse(&next, memory, journal, saved.as_fd())
+        let rehearsal = Rehearsal::begin(&next, memory, journal, saved.as_fd())
             .map_err(|error| format!("{shown}: {error}"))?;
-        if order.extent == crate::effect::UpgradeExtent::CheckOnly {
-            return Ok(format!("{shown} is good: {carried}; nothing has happened"));
+        Ok(Rehearsing {
+            attempt: Attempt { order, path, next },
+            rehearsal,
+        })
+    }
+
+    /// When a candidate's time is over.
+    pub(super) fn rehearsal_deadline(&self) -> Option<Instant> {
+        let rehearsing = self.rehearsing.as_ref()?;
+        rehearsing.rehearsal.deadline()
+    }
+
+    /// Ends a candidate whose time is over.
+    pub(super) fn look_at_rehearsal(&mut self) {
+        if let Some(Rehearsing { rehearsal, .. }) = &mut self.rehearsing
+            && rehearsal.deadline().is_some_and(|at| at <= Instant::now())
+        {
+            rehearsal.give_up();
         }
-        self.log_line(&format!("upgrade: {shown}: {carried}"));
+    }
+
+    /// Somebody without a slot has ended: perhaps the candidate.
+    pub(super) fn handle_orphan(&mut self, orphan: Orphan) {
+        let ours = |rehearsing: &mut Rehearsing| rehearsing.rehearsal.pid() == orphan.pid;
+        let Some(Rehearsing { attempt, rehearsal }) = self.rehearsing.take_if(ours) else {
+            return;
+        };
+        let shown = attempt.path.display();
+        match rehearsal.conclude(orphan.status) {
+            Err(error) => self.answer_refused(attempt.order.asker, &format!("{shown}: {error}")),
+            Ok(carried) if attempt.order.extent == UpgradeExtent::CheckOnly => {
+                let text = format!("{shown} is good: {carried}; nothing has happened");
+                self.answer(attempt.order.asker, text);
+            }
+            Ok(carried) => {
+                self.log_line(&format!("upgrade: {shown}: {carried}"));
+                self.decided = Some(Decided(attempt));
+            }
+        }
+    }
+
+    /// Becomes the program that has rehearsed, between two turns. Returns only if that failed.
+    pub(super) fn upgrade(&mut self, Decided(attempt): &Decided) {
         crash_point("upgrade: rehearsed");
+        let Err(reason) = self.become_next(attempt);
+        self.answer_refused(attempt.order.asker, &reason);
+    }
+
+    fn answer_refused(&mut self, asker: Option<SessionId>, reason: &str) {
+        self.answer(asker, format!("Error: nothing has happened: {reason}"));
+    }
+
+    fn answer(&mut self, asker: Option<SessionId>, text: String) {
+        self.log_line(&format!("upgrade: {text}"));
+        if let Some(session) = asker {
+            self.drive(Input::UpgradeAnswered { session, text });
+        }
+    }
+
+    fn become_next(&mut self, attempt: &Attempt) -> Result<Infallible, String> {
+        let Attempt { order, path, next } = attempt;
         // Once more: the rehearsal took its time.
         let sessions = self.save_sessions()?;
-        let Some(heirloom) = &self.heirloom else {
-            return Err("this kernel cannot be upgraded".to_owned());
-        };
-        let saved = self.save_to_file(sessions, heirloom, order, &path)?;
+        let heirloom = self.heirloom.as_ref().ok_or(CANNOT)?;
+        let saved = self.save_to_file(sessions, heirloom, order, path)?;
         let role = Role {
             part: Part::Kernel,
             shared: self.hands.shared_numbers(heirloom),
@@ -99,7 +204,7 @@ impl Kernel {
         kept.extend(self.connections.values().map(Connection::socket));
         crash_point("upgrade: before exec");
         let cause = next.become_it(&role, &kept);
-        Err(format!("{shown}: {}", cause.desc()))
+        Err(format!("{}: {}", path.display(), cause.desc()))
     }
 
     fn save_sessions(&mut self) -> Result<Vec<SavedSession>, String> {

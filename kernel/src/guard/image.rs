@@ -1,7 +1,7 @@
 //! A program of ours that can be started again: its file, its arguments, its environment.
 
 use super::role::Role;
-use crate::sys::exec::{Inherit, fork_exec, set_inherited};
+use crate::sys::exec::{Inherit, Orphaned, fork_exec, set_inherited};
 use crate::upgrade::rehearse::Script;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open};
@@ -89,10 +89,12 @@ impl Image {
     /// No process can be made. A program that cannot be started ends with code 71 instead.
     pub fn start(&self, role: &Role, kept: &[BorrowedFd<'_>]) -> Result<i32, Errno> {
         let arguments = self.command_line(role);
-        fork_exec(self.binary.as_fd(), &arguments, &self.environment, kept)
+        let environment = &self.environment;
+        let binary = self.binary.as_fd();
+        fork_exec(binary, &arguments, environment, kept, Orphaned::Lives)
     }
 
-    /// Starts it for a rehearsal, with exactly `kept` open. Gives its pid.
+    /// Starts it for a rehearsal, with exactly `kept` open; it dies with this process. Gives its pid.
     ///
     /// # Errors
     /// As [`Image::start`].
@@ -101,7 +103,9 @@ impl Image {
         let words = words.map(|text| CString::new(text).unwrap_or_default());
         let mut arguments = vec![self.name.clone()];
         arguments.extend(words);
-        fork_exec(self.binary.as_fd(), &arguments, &self.environment, kept)
+        let environment = &self.environment;
+        let binary = self.binary.as_fd();
+        fork_exec(binary, &arguments, environment, kept, Orphaned::Dies)
     }
 
     /// Becomes it, in `role`, with exactly `kept` open. Returns only if that failed: then nothing has

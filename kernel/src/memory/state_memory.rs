@@ -281,6 +281,12 @@ impl StateMemory {
             .map(|(index, _)| index)
     }
 
+    /// Counts up when the journal was compacted.
+    #[must_use]
+    pub fn journal_generation(&self) -> u64 {
+        self.journal_active().load(Ordering::Acquire)
+    }
+
     pub(super) fn header(&self) -> &HeaderWords {
         &self.words.header
     }

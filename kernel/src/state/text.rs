@@ -72,6 +72,8 @@ pub enum Then {
     Tail(Box<Tail>),
     /// With what was looked up for a command.
     LookedUp,
+    /// With what came of an upgrade.
+    Upgraded,
 }
 
 /// A listing.

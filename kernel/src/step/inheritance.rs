@@ -5,6 +5,7 @@ use crate::effect::Effect;
 use crate::input::ResumedSession;
 use crate::limits::RESOLVE_DELAY_NS;
 use crate::state::saving::Loss;
+use crate::state::text::TextMode;
 use crate::state::{Process, Session, SessionId};
 use crate::upgrade::saved_state::SavedCounts;
 use kingpole_protocol::error::ErrorCode;
@@ -78,6 +79,11 @@ impl Step<'_> {
     }
 
     pub(super) fn handle_upgrade_answered(&mut self, id: SessionId, text: &str) {
+        if let Some(session) = self.state.sessions.get_mut(&id) {
+            // In the next image it is at its prompt already.
+            session.text.mode = TextMode::Prompt;
+            self.effects.push(Effect::TakeRequests { session: id });
+        }
         self.text(id, format!("{text}\n> "));
     }
 

@@ -5,7 +5,9 @@ use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, FcntlArg, FdFlag, fcntl};
-use nix::unistd::{ForkResult, execveat, fork};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+use nix::unistd::{ForkResult, Pid, execveat, fork, getpid, getppid};
 
 use super::daemon::check_single_thread;
 
@@ -19,7 +21,16 @@ pub enum Inherit {
 }
 
 /// What a program that could not be executed ends with: `Exit::System`.
-const NOT_EXECUTED: i32 = 71;
+pub const NOT_EXECUTED: u8 = 71;
+
+/// What becomes of a started program when whoever started it dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Orphaned {
+    /// It goes on.
+    Lives,
+    /// It is killed.
+    Dies,
+}
 
 /// Sets or clears close-on-exec on each. Goes on after a failure and gives the first.
 ///
@@ -49,14 +60,19 @@ pub fn fork_exec(
     arguments: &[CString],
     environment: &[CString],
     kept: &[BorrowedFd<'_>],
+    orphaned: Orphaned,
 ) -> Result<i32, Errno> {
     check_single_thread()?;
+    let parent = getpid();
     // SAFETY: there is one thread (checked), so the copy may do anything.
     match unsafe { fork()? } {
         ForkResult::Parent { child } => return Ok(child.as_raw()),
         ForkResult::Child => {}
     }
-    let result = set_inherited(kept, Inherit::Yes);
+    let mut result = set_inherited(kept, Inherit::Yes);
+    if orphaned == Orphaned::Dies {
+        result = result.and(die_with(parent));
+    }
     let error = match result {
         Ok(()) => match execveat(binary, c"", arguments, environment, AtFlags::AT_EMPTY_PATH) {
             Ok(never) => match never {},
@@ -66,5 +82,15 @@ pub fn fork_exec(
     };
     eprintln!("kingpole-kernel: cannot start the kernel: {}", error.desc());
     // SAFETY: ends the copy at once: nothing of the original may be run down in it.
-    unsafe { libc::_exit(NOT_EXECUTED) }
+    unsafe { libc::_exit(i32::from(NOT_EXECUTED)) }
+}
+
+fn die_with(parent: Pid) -> Result<(), Errno> {
+    set_pdeathsig(Signal::SIGKILL)?;
+    // It may have died before that.
+    if getppid() == parent {
+        Ok(())
+    } else {
+        Err(Errno::ESRCH)
+    }
 }

@@ -2,25 +2,28 @@
 
 use super::saved_state::Saved;
 use crate::guard::image::Image;
-use crate::memory::{Journal, StateMemory};
-use crate::replay::remember;
+use crate::memory::{EndStatus, Journal, StateMemory};
+use crate::replay::{Remembered, remember};
+use crate::sys::exec::NOT_EXECUTED;
 use crate::sys::inherited::Inherited;
-use crate::sys::process::{pidfd_open, pidfd_send_signal};
-use crate::sys::wait::{After, Blocking, Whom, wait_ended};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::unistd::{pipe2, read};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, pipe2, read};
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 use thiserror::Error;
 
-/// How long a candidate may take. Everybody waits meanwhile; a good one needs a few milliseconds.
+/// How long a candidate may take; a good one needs a few milliseconds. Nobody else waits meanwhile.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How often the journal is read anew when it was compacted meanwhile. A compaction comes after many
+/// times the work of a reading.
+const READ_ATTEMPTS_MAX: u32 = 20;
 
 /// Longest answer.
 const ANSWER_BYTES_MAX: usize = 4096;
@@ -94,85 +97,114 @@ pub enum RehearsalError {
     Hangs,
 }
 
-/// Lets a candidate rehearse. Gives what it would carry.
-///
-/// # Errors
-/// See [`RehearsalError`]; nothing has changed then.
-pub fn rehearse(
-    candidate: &Image,
-    state: BorrowedFd<'_>,
-    journal: BorrowedFd<'_>,
-    saved: BorrowedFd<'_>,
-) -> Result<String, RehearsalError> {
-    let (answers, answer) = pipe2(OFlag::O_CLOEXEC).map_err(RehearsalError::System)?;
-    let script = Script {
-        state: state.as_raw_fd(),
-        journal: journal.as_raw_fd(),
-        saved: saved.as_raw_fd(),
-        answer: answer.as_raw_fd(),
-    };
-    let kept = [state, journal, saved, answer.as_fd()];
-    let pid = candidate
-        .start_rehearsal(&script, &kept)
-        .map_err(RehearsalError::System)?;
-    drop(answer);
-    // Ours, and not reaped before this function does: nobody else can have the number.
-    let pidfd = pidfd_open(pid);
-    let answer = read_answer(answers.as_fd());
-    if answer.is_err()
-        && let Ok(pidfd) = &pidfd
-    {
-        let _ = pidfd_send_signal(pidfd, libc::SIGKILL);
+/// A candidate that rehearses now. Whoever reaps our children hands its end to
+/// [`Rehearsal::conclude`]; nobody waits for it.
+#[derive(Debug)]
+pub struct Rehearsal {
+    pid: i32,
+    answers: OwnedFd,
+    deadline: Instant,
+    course: Course,
+}
+
+/// Whether a candidate still has time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Course {
+    InTime,
+    /// It was killed because it took too long.
+    TimedOut,
+}
+
+impl Rehearsal {
+    /// Starts a candidate. It dies with this process.
+    ///
+    /// # Errors
+    /// See [`RehearsalError`]; nothing has changed then.
+    pub fn begin(
+        candidate: &Image,
+        state: BorrowedFd<'_>,
+        journal: BorrowedFd<'_>,
+        saved: BorrowedFd<'_>,
+    ) -> Result<Self, RehearsalError> {
+        let flags = OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+        let (answers, answer) = pipe2(flags).map_err(RehearsalError::System)?;
+        let script = Script {
+            state: state.as_raw_fd(),
+            journal: journal.as_raw_fd(),
+            saved: saved.as_raw_fd(),
+            answer: answer.as_raw_fd(),
+        };
+        let kept = [state, journal, saved, answer.as_fd()];
+        let pid = candidate
+            .start_rehearsal(&script, &kept)
+            .map_err(RehearsalError::System)?;
+        let now = Instant::now();
+        Ok(Self {
+            pid,
+            answers,
+            deadline: now.checked_add(PATIENCE).unwrap_or(now),
+            course: Course::InTime,
+        })
     }
-    let ended = wait_ended(Whom::Pid(pid), After::Reap, Blocking::Wait);
-    let text = answer?;
-    if let Some(carried) = text.strip_prefix(GOOD) {
-        return Ok(carried.trim_end().to_owned());
+
+    /// The candidate's pid; its own until its end was handed to [`Rehearsal::conclude`].
+    #[must_use]
+    pub const fn pid(&self) -> i32 {
+        self.pid
     }
-    if let Some(reason) = text.strip_prefix(BAD) {
-        return Err(RehearsalError::Refused(reason.trim_end().to_owned()));
+
+    /// When to call [`Rehearsal::give_up`], unless it has ended before.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        (self.course == Course::InTime).then_some(self.deadline)
     }
-    match ended {
-        // What the copy of ours ends with when exec fails.
-        Ok(Some(ended)) if ended.wait_status == 71 << 8 && text.is_empty() => {
-            Err(RehearsalError::NotExecuted)
+
+    /// It takes too long: it is killed, and its end will tell.
+    pub fn give_up(&mut self) {
+        self.course = Course::TimedOut;
+        // Not reaped yet, so the number is its own.
+        let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
+    }
+
+    /// The candidate has ended. Gives what it would carry.
+    ///
+    /// # Errors
+    /// Why it is not taken.
+    pub fn conclude(self, status: EndStatus) -> Result<String, RehearsalError> {
+        if self.course == Course::TimedOut {
+            return Err(RehearsalError::Hangs);
         }
-        Ok(Some(ended)) if ended.wait_status & 0x7f == 0 => {
-            let code = ended.wait_status >> 8;
-            Err(RehearsalError::Silent(format!("exit code {code}")))
+        let text = read_answer(self.answers.as_fd())?;
+        if let Some(carried) = text.strip_prefix(GOOD) {
+            return Ok(carried.trim_end().to_owned());
         }
-        Ok(Some(ended)) => {
-            let signal = ended.wait_status & 0x7f;
-            Err(RehearsalError::Silent(format!("signal {signal}")))
+        if let Some(reason) = text.strip_prefix(BAD) {
+            return Err(RehearsalError::Refused(reason.trim_end().to_owned()));
         }
-        _ => Err(RehearsalError::Silent("gone".to_owned())),
+        Err(match status {
+            EndStatus::Exited(NOT_EXECUTED) if text.is_empty() => RehearsalError::NotExecuted,
+            EndStatus::Exited(code) => RehearsalError::Silent(format!("exit code {code}")),
+            EndStatus::Signaled { signal, .. } => {
+                RehearsalError::Silent(format!("signal {signal}"))
+            }
+            EndStatus::Unknown => RehearsalError::Silent("gone".to_owned()),
+        })
     }
 }
 
+/// What is in the pipe. Something else may have its other end open, so its end is not waited for.
 fn read_answer(answers: BorrowedFd<'_>) -> Result<String, RehearsalError> {
-    let begun = Instant::now();
     let mut bytes = Vec::new();
-    loop {
-        let left = PATIENCE.saturating_sub(begun.elapsed());
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
-        let mut polled = [PollFd::new(answers, PollFlags::POLLIN)];
-        match poll(&mut polled, timeout) {
-            Ok(0) => return Err(RehearsalError::Hangs),
-            Err(Errno::EINTR) => continue,
-            Err(cause) => return Err(RehearsalError::System(cause)),
-            Ok(_) => {}
-        }
+    while bytes.len() <= ANSWER_BYTES_MAX {
         let mut some = [0; 512];
         match read(answers, &mut some) {
-            Ok(0) => return Ok(String::from_utf8_lossy(&bytes).into_owned()),
+            Ok(0) | Err(Errno::EAGAIN) => return Ok(String::from_utf8_lossy(&bytes).into_owned()),
             Ok(count) => bytes.extend(some.iter().take(count)),
             Err(Errno::EINTR) => {}
             Err(cause) => return Err(RehearsalError::System(cause)),
         }
-        if bytes.len() > ANSWER_BYTES_MAX {
-            return Ok(String::new());
-        }
     }
+    Ok(String::new())
 }
 
 /// The candidate's part. Reads everything, writes its answer, changes nothing.
@@ -197,8 +229,7 @@ fn look(script: &Script, inherited: &mut Inherited) -> Result<String, String> {
     let journal = take("the journal", script.journal)?;
     let saved = take("the saved state", script.saved)?;
     let memory = StateMemory::open(state).map_err(|error| error.to_string())?;
-    let journal = Journal::open(journal, &memory).map_err(|error| error.to_string())?;
-    let remembered = remember(&journal).map_err(|error| error.to_string())?;
+    let remembered = remember_while_written(&memory, journal)?;
     let saved = read_saved(File::from(saved)).map_err(|error| error.clone())?;
     Ok(format!(
         "release {} would carry {} processes, {} sockets, {} values and {} sessions",
@@ -208,6 +239,23 @@ fn look(script: &Script, inherited: &mut Inherited) -> Result<String, String> {
         remembered.values.len(),
         saved.sessions.len()
     ))
+}
+
+/// Reads the journal beside the kernel that writes it. When that compacts it twice meanwhile, the
+/// half that was read is written over: then it is read again.
+fn remember_while_written(memory: &StateMemory, journal: OwnedFd) -> Result<Remembered, String> {
+    let mut attempts = 0;
+    loop {
+        let before = memory.journal_generation();
+        let copy = journal.try_clone().map_err(|error| error.to_string())?;
+        let read = Journal::open(copy, memory)
+            .map_err(|error| error.to_string())
+            .and_then(|journal| remember(&journal).map_err(|error| error.to_string()));
+        attempts += 1;
+        if memory.journal_generation() == before || attempts == READ_ATTEMPTS_MAX {
+            return read;
+        }
+    }
 }
 
 /// Reads a saved state from its beginning, wherever the shared position is.

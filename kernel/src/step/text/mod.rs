@@ -123,6 +123,14 @@ impl Step<'_> {
             Command::Remove { things, selection } => self.remove_things(id, things, &selection),
             Command::Upgrade { path, extent } => {
                 self.log(format!("session {}: upgrade to {}", id.0, path.display()));
+                if let Some(session) = self.state.sessions.get_mut(&id) {
+                    session.text.mode = TextMode::Awaiting(Box::new(Awaiting {
+                        then: Then::Upgraded,
+                        missing: 1,
+                        refused: None,
+                        signalled: 0,
+                    }));
+                }
                 self.effects.push(Effect::Upgrade {
                     session: id,
                     path,
