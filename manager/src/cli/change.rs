@@ -141,7 +141,15 @@ fn describe(answer: &Answer) -> String {
         Answer::Signaled { pids } if pids.is_empty() => "no process to signal\n".to_owned(),
         Answer::Signaled { pids } => format!("signalled: {}\n", list(pids)),
         Answer::Leaving => "the manager leaves\n".to_owned(),
-        Answer::Status(_) | Answer::List { .. } => String::new(),
+        Answer::Status(_)
+        | Answer::List { .. }
+        | Answer::Pids { .. }
+        | Answer::Number { .. }
+        | Answer::Options { .. }
+        | Answer::Plan { .. }
+        | Answer::Stats { .. }
+        | Answer::Dstats { .. }
+        | Answer::Sockets { .. } => String::new(),
     }
 }
 

@@ -26,6 +26,9 @@ pub(super) struct Arguments {
     /// Only the process of this worker id
     #[arg(long)]
     worker: Option<u32>,
+    /// Only this direct child of the process with the pid
+    #[arg(long, value_name = "PID", requires = "pid", conflicts_with = "target")]
+    child: Option<u32>,
     /// How wide it is spread from each process
     #[arg(long, value_enum, default_value_t = Target::Process)]
     target: Target,
@@ -61,6 +64,7 @@ pub(super) fn run(arguments: Arguments, dir: &Path) -> Outcome {
         signal: arguments.signal.0,
         pid: arguments.pid,
         worker: arguments.worker,
+        child_pid: arguments.child,
         target: match arguments.target {
             Target::Process => SignalTarget::Process,
             Target::Group => SignalTarget::Group,

@@ -5,13 +5,21 @@
 //! `{"command": "restart", "watchers": ["web*"], "wait": true}`. Arguments with a default may be
 //! left out, unknown ones are ignored.
 
+pub mod options;
 pub mod response;
+pub mod statistics;
 
 use serde::{Deserialize, Serialize};
 
+pub use options::{Add, GetOptions, GlobalOptions, ReloadConfig, Remove, SetOptions, Stopping};
 pub use response::{
     Answer, KernelLink, ProcessState, ProcessStatus, Refusal, RefusalKind, Response, SocketState,
-    SocketStatus, StatusReport, WatcherOutcome, WatcherResult, WatcherState, WatcherStatus,
+    SocketStatus, StatusReport, WatcherOutcome, WatcherPids, WatcherResult, WatcherState,
+    WatcherStatus,
+};
+pub use statistics::{
+    ManagerStatistics, ProcessInfo, ProcessStatistics, SocketDetail, StatsRequest,
+    WatcherStatistics,
 };
 
 use crate::engine::SignalTarget;
@@ -42,6 +50,33 @@ pub enum Command {
     Status(Selection),
     /// Names of watchers.
     List(Selection),
+    /// Pids of live processes, by watcher.
+    ListPids(Selection),
+    /// How many watchers there are.
+    NumWatchers,
+    /// How many processes are alive.
+    NumProcesses(Selection),
+    /// Make a watcher that no file knows; it stays until it is removed, also across managers.
+    Add(Add),
+    /// Take watchers away, those of the file too; they stay away until the file says something
+    /// else about them.
+    Rm(Remove),
+    /// Change options of watchers; they stay changed until the file says something else.
+    Set(SetOptions),
+    /// Options of one watcher by name.
+    Get(GetOptions),
+    /// All options of one watcher.
+    Options(GetOptions),
+    /// Options of the manager itself.
+    GlobalOptions(GlobalOptions),
+    /// Read the configuration again and do what has changed in it.
+    ReloadConfig(ReloadConfig),
+    /// What processes use: CPU, memory and so on.
+    Stats(StatsRequest),
+    /// The same of the manager.
+    Dstats,
+    /// Managed sockets with their addresses.
+    ListSockets,
     /// Stop what is not `use_papa` and leave; the rest runs on.
     Quit(End),
     /// Leave; everything runs on.
@@ -66,6 +101,19 @@ impl Command {
             Self::Kill(_) => "kill",
             Self::Status(_) => "status",
             Self::List(_) => "list",
+            Self::ListPids(_) => "listpids",
+            Self::NumWatchers => "numwatchers",
+            Self::NumProcesses(_) => "numprocesses",
+            Self::Add(_) => "add",
+            Self::Rm(_) => "rm",
+            Self::Set(_) => "set",
+            Self::Get(_) => "get",
+            Self::Options(_) => "options",
+            Self::GlobalOptions(_) => "globaloptions",
+            Self::ReloadConfig(_) => "reloadconfig",
+            Self::Stats(_) => "stats",
+            Self::Dstats => "dstats",
+            Self::ListSockets => "listsockets",
             Self::Quit(_) => "quit",
             Self::Detach(_) => "detach",
             Self::Shutdown(_) => "shutdown",
@@ -130,6 +178,8 @@ pub enum Matching {
     Glob,
     /// As the whole name.
     Simple,
+    /// As a regular expression that the beginning of the name matches.
+    Regex,
 }
 
 /// Arguments of start, stop and restart.
@@ -216,6 +266,9 @@ pub struct SignalRequest {
     /// Only the process of this worker id.
     #[serde(default)]
     pub worker: Option<u32>,
+    /// Only this direct child of the process with the pid, without the process itself.
+    #[serde(default)]
+    pub child_pid: Option<u32>,
     /// How wide it is spread from each process.
     #[serde(default)]
     pub target: SignalTarget,

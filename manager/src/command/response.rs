@@ -1,8 +1,13 @@
 //! What commands are answered with: plain data with stable JSON names, for programs and for the
 //! texts of the verbs.
 
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::statistics::{ManagerStatistics, SocketDetail, WatcherStatistics};
+use crate::config::difference::Difference;
 use crate::engine::{Epoch, Generation, Moment, Pid, ProcessId, WorkerId};
 
 /// The answer to a command, or why it was refused. A refused command has changed
@@ -30,8 +35,59 @@ pub enum Answer {
         /// The names.
         watchers: Vec<String>,
     },
+    /// Pids of live processes.
+    Pids {
+        /// By watcher.
+        watchers: Vec<WatcherPids>,
+    },
+    /// How many.
+    Number {
+        /// So many.
+        number: u64,
+    },
+    /// Options and their values, as in Circus: numbers and booleans as such, `stop_signal` as its
+    /// number, `env` as an object.
+    Options {
+        /// By key.
+        options: BTreeMap<String, Value>,
+    },
+    /// What a changed configuration asks for.
+    Plan {
+        /// What changes.
+        plan: Difference,
+        /// The same for people, a line each.
+        lines: Vec<String>,
+        /// Whether it is done, and not only told.
+        applied: bool,
+        /// What became of the watchers whose processes had to be replaced, as far as it is known.
+        watchers: Vec<WatcherOutcome>,
+    },
+    /// What processes use.
+    Stats {
+        /// By watcher.
+        watchers: Vec<WatcherStatistics>,
+    },
+    /// What the manager uses; nothing before a shell has looked.
+    Dstats {
+        /// It.
+        manager: Option<ManagerStatistics>,
+    },
+    /// Managed sockets.
+    Sockets {
+        /// By name.
+        sockets: Vec<SocketDetail>,
+    },
     /// The manager leaves.
     Leaving,
+}
+
+/// Pids of one watcher.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatcherPids {
+    /// Its name as configured.
+    pub watcher: String,
+    /// Of its live processes, from the oldest on.
+    pub pids: Vec<Pid>,
 }
 
 /// Why a command was refused.
@@ -52,6 +108,12 @@ pub enum RefusalKind {
     UnknownWatcher,
     /// No such process among the watcher's.
     UnknownProcess,
+    /// No option of that name.
+    UnknownOption,
+    /// A watcher of that name is there already.
+    AlreadyExists,
+    /// The configuration file cannot be used; nothing has changed.
+    InvalidConfiguration,
     /// An argument makes no sense.
     Invalid,
     /// Too many commands wait already.

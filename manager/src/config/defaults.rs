@@ -102,6 +102,7 @@ impl WatcherConfig {
             use_papa: false,
             hooks: BTreeMap::new(),
             other: BTreeMap::new(),
+            options: BTreeMap::new(),
         }
     }
 }

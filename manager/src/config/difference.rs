@@ -6,16 +6,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::command_line;
 use super::model::{Configuration, GlobalSettings, SocketConfig, WatcherConfig};
 
 /// The plan that leads from one configuration to another.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
     /// Keys of `[circus]` that changed.
-    pub global: Vec<&'static str>,
+    pub global: Vec<String>,
     /// Sockets by name.
     pub sockets: BTreeMap<String, SocketChange>,
     /// Watchers by lower-cased name.
@@ -23,7 +23,7 @@ pub struct Difference {
 }
 
 /// What becomes of a socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SocketChange {
     /// It stays as it is.
@@ -37,7 +37,7 @@ pub enum SocketChange {
 }
 
 /// What becomes of a watcher.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "change")]
 pub enum WatcherChange {
     /// It stays as it is.
@@ -285,6 +285,8 @@ fn changed(old: &WatcherConfig, new: &WatcherConfig) -> Changed {
         use_papa,
         hooks,
         other,
+        // What they mean is compared above.
+        options: _,
     } = old;
     let keys = |differ: &[(&'static str, bool)]| -> Vec<&'static str> {
         differ
@@ -366,7 +368,7 @@ fn changed(old: &WatcherConfig, new: &WatcherConfig) -> Changed {
     Changed { process, settings }
 }
 
-fn global(old: &GlobalSettings, new: &GlobalSettings) -> Vec<&'static str> {
+fn global(old: &GlobalSettings, new: &GlobalSettings) -> Vec<String> {
     let GlobalSettings {
         check_delay,
         warmup_delay,
@@ -417,7 +419,7 @@ fn global(old: &GlobalSettings, new: &GlobalSettings) -> Vec<&'static str> {
     differ
         .into_iter()
         .filter(|(_, differs)| *differs)
-        .map(|(key, _)| key)
+        .map(|(key, _)| key.to_owned())
         .collect()
 }
 

@@ -61,7 +61,7 @@ impl Section {
     }
 
     /// Adds an entry whose key is not there yet.
-    fn push(&mut self, entry: IniEntry, source: Source) {
+    pub(super) fn push(&mut self, entry: IniEntry, source: Source) {
         self.index.insert(entry.key.clone(), self.entries.len());
         self.entries.push(Entry { entry, source });
     }

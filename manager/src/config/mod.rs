@@ -4,6 +4,7 @@
 //! values, and nothing here spawns, opens or looks anything up by itself. The exception is
 //! [`disk`], which does nothing else.
 
+pub mod amend;
 pub mod check;
 mod coerce;
 pub mod command_line;
@@ -21,6 +22,7 @@ pub mod launch;
 pub mod limits;
 pub mod load;
 pub mod model;
+pub mod options;
 pub mod pattern;
 mod plugin;
 mod section;

@@ -272,6 +272,10 @@ pub struct WatcherConfig {
     pub hooks: BTreeMap<String, HookConfig>,
     /// Keys that only plugins or nobody knows, as written.
     pub other: BTreeMap<String, String>,
+    /// Every key that was written, with variables replaced: what changes at run time are laid
+    /// over. Variables may bring in secrets, so it is never shown.
+    #[serde(skip)]
+    pub options: BTreeMap<String, String>,
 }
 
 impl WatcherConfig {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::coerce;
 use super::defaults;
-use super::document::Section;
+use super::document::{Section, Source};
 use super::ini::quoted;
 use super::keys;
 use super::limits;
@@ -44,17 +44,29 @@ pub(super) fn read(
         .iter()
         .map(|item| (item.entry.key.clone(), item.entry.value_location.clone()))
         .collect();
+    let options = section
+        .entries
+        .iter()
+        .filter(|item| {
+            item.source == Source::Section || keys::find(keys::WATCHER, &item.entry.key).is_some()
+        })
+        .map(|item| {
+            let value = environment.variables.expand(&item.entry.value);
+            (item.entry.key.clone(), value)
+        })
+        .collect();
     let copy_env = reader.boolean("copy_env", false);
     let max_age = reader.whole_seconds("max_age", Duration::ZERO);
     let mut watcher = WatcherConfig {
         written_at,
+        options,
         cmd: reader.text("cmd").unwrap_or_default(),
         args: reader.text("args").unwrap_or_default(),
         executable: reader.some_text("executable"),
         shell: reader.boolean("shell", false),
         shell_args: reader.some_text("shell_args"),
         numprocesses: number(&mut reader, "numprocesses", limits::NUMPROCESSES, 1),
-        warmup_delay: reader.whole_seconds("warmup_delay", base.warmup_delay),
+        warmup_delay: reader.seconds("warmup_delay", base.warmup_delay),
         priority: reader
             .integer("priority", i64::MIN..=i64::MAX)
             .unwrap_or(base.priority),

@@ -1,12 +1,13 @@
 //! Everything the engine can ask for. Types only; see [`super::input`] for the answers.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::ids::{CommandId, Moment, Pid, ProcessId, Ticket, WatcherKey, WorkerId, WriteId};
 use crate::command::Response;
-use crate::config::model::SignalNumber;
+use crate::config::model::{Configuration, SignalNumber};
 
 /// Something shall be done.
 ///
@@ -56,6 +57,14 @@ pub enum Action {
         key: String,
         /// Its content, or nothing to remove it.
         value: Option<String>,
+    },
+    /// From now on this is the configuration, with what was changed at run time: what follows is
+    /// to be done by it.
+    Configure(Arc<Configuration>),
+    /// Read the configuration file again; answered by `ConfigurationRead`.
+    ReadConfiguration {
+        /// Returned with the answer.
+        command: CommandId,
     },
     /// Answer a command. What it promises is remembered by the kernel already.
     Reply {
@@ -154,9 +163,14 @@ impl Event {
     /// Circus's topic: `watcher.`, the name in lower case with spaces replaced by `_`, the action.
     #[must_use]
     pub fn topic(&self) -> String {
-        let name = self.watcher.to_lowercase().replace(' ', "_");
-        format!("watcher.{name}.{}", self.action.name())
+        format!("watcher.{}.{}", res_name(&self.watcher), self.action.name())
     }
+}
+
+/// The name of a watcher in topics: lower case, with spaces replaced by `_`.
+#[must_use]
+pub fn res_name(watcher: &str) -> String {
+    watcher.to_lowercase().replace(' ', "_")
 }
 
 /// What happened to a watcher or one of its processes.
@@ -187,6 +201,22 @@ pub enum EventAction {
     Reload,
     /// An option was changed.
     Updated,
+    /// It was made at run time.
+    Add,
+    /// It was removed at run time.
+    Remove,
+    /// A hook has answered, whatever the answer.
+    HookSuccess {
+        /// Name of the hook.
+        name: String,
+    },
+    /// A hook failed.
+    HookFailure {
+        /// Name of the hook.
+        name: String,
+        /// Why.
+        error: String,
+    },
 }
 
 impl EventAction {
@@ -201,6 +231,10 @@ impl EventAction {
             Self::Kill { .. } => "kill",
             Self::Reload => "reload",
             Self::Updated => "updated",
+            Self::Add => "add",
+            Self::Remove => "remove",
+            Self::HookSuccess { .. } => "hook_success",
+            Self::HookFailure { .. } => "hook_failure",
         }
     }
 }

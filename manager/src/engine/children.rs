@@ -54,6 +54,20 @@ impl Children {
         self.timers.insert((stop.force_at, id));
     }
 
+    /// Notes when each one is too old.
+    pub(super) fn set_expiries(&mut self, mut expires: impl FnMut(&Child) -> Option<Moment>) {
+        for (id, child) in &mut self.all {
+            let at = expires(child);
+            if let Some(before) = std::mem::replace(&mut child.expires, at) {
+                let stop = child.stop.map(|stop| stop.force_at);
+                if stop != Some(before) {
+                    self.timers.remove(&(before, *id));
+                }
+            }
+            self.timers.extend(at.map(|at| (at, *id)));
+        }
+    }
+
     pub(super) fn set_drained(&mut self, id: ProcessId) {
         if let Some(child) = self.all.get_mut(&id) {
             child.drained = Drained::Yes;
@@ -144,6 +158,7 @@ mod tests {
             watcher: WatcherKey::of("web"),
             worker: WorkerId(1),
             configuration: String::new(),
+            program: None,
             restarts: 0,
             spawn: String::new(),
         };

@@ -3,26 +3,39 @@
 use std::collections::BTreeSet;
 
 use super::action::Action;
+use super::amendments::plan_answer;
 use super::context::changed;
 use super::ids::{CommandId, ProcessId, WatcherKey};
 use super::limits::{DEFERRED_COMMANDS_MAX, NUMPROCESSES_MAX, QUEUED_OPERATIONS_MAX};
 use super::manager::{Engine, Recovered};
 use super::operation::Operation;
-use super::pattern::glob_matches;
+use super::pattern::{glob_matches, regex};
 use super::remember::{StopCause, StopRecord};
-use super::watcher::{Stage, Standing, Turn, Watcher};
+use super::watcher::{Stage, Turn, Watcher};
 use crate::command::{
     Answer, Change, Command, KillRequest, Matching, Refusal, RefusalKind, Reload, ReloadMethod,
     Response, Scale, Selection, SignalRequest, StatusReport, Step, Wait, WatcherOutcome,
     WatcherResult,
 };
+use crate::config::difference::Difference;
 use crate::config::model::SignalNumber;
 
 /// A command that waits for watchers.
 #[derive(Debug)]
 pub(super) struct Pending {
-    missing: usize,
-    outcomes: Vec<WatcherOutcome>,
+    pub(super) missing: usize,
+    pub(super) outcomes: Vec<WatcherOutcome>,
+    /// Of a changed configuration.
+    pub(super) plan: Option<Difference>,
+}
+
+impl Pending {
+    pub(super) fn answer(self) -> Response {
+        match self.plan {
+            Some(plan) => plan_answer(plan, true, self.outcomes),
+            None => changed(self.outcomes),
+        }
+    }
 }
 
 /// Highest signal number of Linux (`SIGRTMAX`, signal(7)).
@@ -38,6 +51,15 @@ impl Engine {
                 self.handle_ending_command(command, request);
                 return;
             }
+            Command::ListPids(selection) => Some(self.list_pids(selection)),
+            Command::NumWatchers => Some(self.number_of_watchers()),
+            Command::NumProcesses(selection) => Some(self.number_of_processes(selection)),
+            Command::Get(request) => Some(self.get(request)),
+            Command::Options(request) => Some(self.options(request)),
+            Command::GlobalOptions(request) => Some(self.global_options(request)),
+            Command::Stats(request) => Some(self.stats(request)),
+            Command::Dstats => Some(Ok(Answer::Dstats { manager: None })),
+            Command::ListSockets => Some(self.list_sockets()),
             Command::Start(_)
             | Command::Stop(_)
             | Command::Restart(_)
@@ -45,7 +67,11 @@ impl Engine {
             | Command::Incr(_)
             | Command::Decr(_)
             | Command::Scale(_)
-            | Command::Kill(_) => self.change(command, request).err().map(Err),
+            | Command::Kill(_)
+            | Command::Add(_)
+            | Command::Rm(_)
+            | Command::Set(_)
+            | Command::ReloadConfig(_) => self.change(command, request).err().map(Err),
         };
         if let Some(response) = result {
             self.cx.reply(command, response);
@@ -60,22 +86,16 @@ impl Engine {
         if self.recovered == Recovered::NotYet {
             return self.defer(command, request);
         }
+        match request {
+            Command::Add(request) => return self.add(command, request),
+            Command::Rm(request) => return self.remove(command, request),
+            Command::Set(request) => return self.set(command, request),
+            Command::ReloadConfig(request) => return self.read_configuration(command, *request),
+            _ => {}
+        }
         let (targets, wait) = self.plan_change(request)?;
-        let full = targets
-            .iter()
-            .filter_map(|(key, _)| self.watchers.get(key))
-            .find(|watcher| watcher.memory().queue.len() >= QUEUED_OPERATIONS_MAX);
-        if let Some(watcher) = full
-            && !matches!(request, Command::Stop(_))
-        {
-            return Err(Refusal {
-                kind: RefusalKind::TooMany,
-                reason: format!(
-                    "{QUEUED_OPERATIONS_MAX} commands wait for watcher {:?} already; try again \
-                     later, or stop it",
-                    watcher.config.name
-                ),
-            });
+        if !matches!(request, Command::Stop(_)) {
+            self.check_queues(targets.iter().map(|(key, _)| key))?;
         }
         let mut outcomes = Vec::new();
         let mut missing = 0;
@@ -106,9 +126,36 @@ impl Engine {
         if missing == 0 {
             self.cx.promise(command, changed(outcomes));
         } else {
-            self.pending.insert(command, Pending { missing, outcomes });
+            let plan = None;
+            self.pending.insert(
+                command,
+                Pending {
+                    missing,
+                    outcomes,
+                    plan,
+                },
+            );
         }
         Ok(())
+    }
+
+    /// Refuses where too many commands wait already.
+    pub(super) fn check_queues<'a>(
+        &self,
+        keys: impl IntoIterator<Item = &'a WatcherKey>,
+    ) -> Result<(), Refusal> {
+        let mut watchers = keys.into_iter().filter_map(|key| self.watchers.get(key));
+        match watchers.find(|watcher| watcher.memory().queue.len() >= QUEUED_OPERATIONS_MAX) {
+            None => Ok(()),
+            Some(watcher) => Err(Refusal {
+                kind: RefusalKind::TooMany,
+                reason: format!(
+                    "{QUEUED_OPERATIONS_MAX} commands wait for watcher {:?} already; try again \
+                     later, or stop it",
+                    watcher.config.name
+                ),
+            }),
+        }
     }
 
     /// Keeps a change until it is known what was remembered.
@@ -182,6 +229,19 @@ impl Engine {
             Command::Signal(_)
             | Command::Status(_)
             | Command::List(_)
+            | Command::ListPids(_)
+            | Command::NumWatchers
+            | Command::NumProcesses(_)
+            | Command::Add(_)
+            | Command::Rm(_)
+            | Command::Set(_)
+            | Command::Get(_)
+            | Command::Options(_)
+            | Command::GlobalOptions(_)
+            | Command::ReloadConfig(_)
+            | Command::Stats(_)
+            | Command::Dstats
+            | Command::ListSockets
             | Command::Quit(_)
             | Command::Detach(_)
             | Command::Shutdown(_) => return Ok((Vec::new(), Wait::No)),
@@ -250,11 +310,16 @@ impl Engine {
             self.line_up(down);
         } else {
             for key in down {
-                self.starts.remove(&key);
-                if let Some(watcher) = self.watchers.get_mut(&key) {
-                    watcher.turn = Turn::Granted;
-                }
+                self.grant_turn(&key);
             }
+        }
+    }
+
+    /// Lets a watcher start out of turn.
+    pub(super) fn grant_turn(&mut self, key: &WatcherKey) {
+        self.starts.remove(key);
+        if let Some(watcher) = self.watchers.get_mut(key) {
+            watcher.turn = Turn::Granted;
         }
     }
 
@@ -287,7 +352,7 @@ impl Engine {
     }
 
     /// Live processes of watchers, or the one with a pid or worker id.
-    fn choose_processes(
+    pub(super) fn choose_processes(
         &self,
         keys: &[WatcherKey],
         pid: Option<u32>,
@@ -341,13 +406,15 @@ impl Engine {
     }
 
     /// Configured watchers that are meant, in starting order.
-    fn select(&self, selection: &Selection) -> Result<Vec<WatcherKey>, Refusal> {
-        self.select_from(selection, |watcher| watcher.standing != Standing::Retired)
+    pub(super) fn select(&self, selection: &Selection) -> Result<Vec<WatcherKey>, Refusal> {
+        self.select_from(selection, |watcher| !watcher.standing.is_over())
     }
 
     /// The same with those that are only on their way out.
     fn select_any(&self, selection: &Selection) -> Result<Vec<WatcherKey>, Refusal> {
-        self.select_from(selection, |_| true)
+        self.select_from(selection, |watcher| {
+            !watcher.standing.is_over() || !watcher.empty()
+        })
     }
 
     fn select_from(
@@ -363,9 +430,16 @@ impl Engine {
         let mut meant: BTreeSet<&WatcherKey> = BTreeSet::new();
         for name in &selection.watchers {
             let lowered = name.to_lowercase();
+            let regex = match selection.matching {
+                Matching::Regex => Some(regex(&lowered).map_err(|error| {
+                    invalid(format!("{name:?} is no regular expression: {error}"))
+                })?),
+                Matching::Glob | Matching::Simple => None,
+            };
             let matched = candidates.iter().filter(|key| match selection.matching {
                 Matching::Glob => key.as_str() == lowered || glob_matches(&lowered, key.as_str()),
                 Matching::Simple => key.as_str() == lowered,
+                Matching::Regex => regex.as_ref().is_some_and(|it| it.is_match(key.as_str())),
             });
             let count = meant.len();
             let mut any = false;
@@ -385,7 +459,7 @@ impl Engine {
             .collect())
     }
 
-    fn unknown(&self, name: &str) -> Refusal {
+    pub(super) fn unknown(&self, name: &str) -> Refusal {
         // Circus's words first, because scripts look for them; a name may be 10,000 characters.
         let shown: String = name.chars().take(200).collect();
         let names: Vec<&str> = self
@@ -418,13 +492,13 @@ impl Engine {
                 continue;
             }
             if let Some(pending) = self.pending.remove(&command) {
-                let mut outcomes = pending.outcomes;
+                let mut pending = pending;
                 let place = |outcome: &WatcherOutcome| {
                     let key = WatcherKey::of(&outcome.watcher);
                     self.order.iter().position(|other| *other == key)
                 };
-                outcomes.sort_by_key(place);
-                self.cx.promise(command, changed(outcomes));
+                pending.outcomes.sort_by_key(place);
+                self.cx.promise(command, pending.answer());
             }
         }
     }
@@ -444,6 +518,8 @@ fn unchanged(watcher: &Watcher, operation: &Operation) -> Option<String> {
         | Operation::Replace { .. }
         | Operation::Step { .. }
         | Operation::Scale { .. }
+        | Operation::Refresh { .. }
+        | Operation::Remove
         | Operation::Kill { .. } => None,
     }
 }
@@ -458,7 +534,7 @@ fn check_signal(signal: i32) -> Result<(), Refusal> {
     }
 }
 
-const fn invalid(reason: String) -> Refusal {
+pub(super) const fn invalid(reason: String) -> Refusal {
     Refusal {
         kind: RefusalKind::Invalid,
         reason,

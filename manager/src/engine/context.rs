@@ -52,11 +52,17 @@ pub(super) enum Fault {
     ForgetStops,
     /// Ends are not acknowledged.
     NeverAcknowledge,
+    /// Options that were changed at run time are not remembered.
+    ForgetOptions,
+    /// That a watcher was removed is not remembered.
+    ForgetRemovals,
+    /// Processes that were started from other options are kept by the next manager.
+    KeepOutdated,
 }
 
 #[cfg(test)]
 impl Fault {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::RememberTooLate,
         Self::PromiseTooEarly,
         Self::CountEndsTwice,
@@ -65,6 +71,9 @@ impl Fault {
         Self::ForgetBackOff,
         Self::ForgetStops,
         Self::NeverAcknowledge,
+        Self::ForgetOptions,
+        Self::ForgetRemovals,
+        Self::KeepOutdated,
     ];
 }
 
@@ -266,7 +275,9 @@ impl Context {
             | Action::AttachOutput(_)
             | Action::AcknowledgeEnd { .. }
             | Action::SetValue { .. } => false,
-            Action::Reply { .. }
+            Action::Configure(_)
+            | Action::ReadConfiguration { .. }
+            | Action::Reply { .. }
             | Action::Publish(_)
             | Action::Log { .. }
             | Action::Finished(_) => true,

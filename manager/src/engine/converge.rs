@@ -11,8 +11,9 @@ use super::ids::{Moment, Pid, ProcessId, Ticket, WorkerId};
 use super::input::SpawnErrorKind;
 use super::labels::Identity;
 use super::remember::{Run, StopReason};
-use super::watcher::{Stage, Turn, Watcher};
+use super::watcher::{Stage, Standing, Turn, Watcher};
 use super::worker::{Child, Drained, Spawning};
+use crate::command::Stopping;
 use crate::config::model::{Backoff, RetryLimit};
 
 /// Whether spawns keep the distance that `warmup_delay` asks for.
@@ -62,7 +63,9 @@ impl Watcher {
 
     fn wind_down(&mut self, cx: &mut Context) {
         self.memory_mut().rollout = None;
-        self.stop_oldest(cx, usize::MAX, ProcessId(u64::MAX));
+        if self.standing != Standing::Removed(Stopping::Leave) {
+            self.stop_oldest(cx, usize::MAX, ProcessId(u64::MAX));
+        }
         if self.empty() {
             let memory = self.memory_mut();
             memory.failures.clear();
@@ -155,6 +158,8 @@ impl Watcher {
         let spawning = match self.unanswered.remove(&worker) {
             Some(lost) => Spawning {
                 ticket: cx.next_ticket(),
+                configuration: self.fingerprint.clone(),
+                program: self.program.clone(),
                 ..lost
             },
             None => {
@@ -164,6 +169,8 @@ impl Watcher {
                     ticket,
                     key,
                     restarts,
+                    configuration: self.fingerprint.clone(),
+                    program: self.program.clone(),
                 }
             }
         };
@@ -186,7 +193,8 @@ impl Watcher {
         Identity {
             watcher: self.key.clone(),
             worker,
-            configuration: self.fingerprint.clone(),
+            configuration: spawning.configuration.clone(),
+            program: Some(spawning.program.clone()),
             restarts: spawning.restarts,
             spawn: spawning.key.clone(),
         }

@@ -21,7 +21,7 @@ use super::limits::DRAIN_PATIENCE;
 use super::manager::Engine;
 use super::remember::Memory;
 use super::watcher::{Standing, Watcher};
-use crate::command::{Answer, Command, Refusal, RefusalKind, Wait};
+use crate::command::{Answer, Command, Refusal, RefusalKind, Stopping, Wait};
 
 /// How far leaving has come.
 #[derive(Debug, Default)]
@@ -93,11 +93,22 @@ impl Ending {
     /// Marks the watchers that go with the manager.
     pub(super) fn cover(&self, watchers: &mut BTreeMap<WatcherKey, Watcher>, cx: &mut Context) {
         for watcher in watchers.values_mut() {
-            if self.takes_along(watcher) && watcher.standing == Standing::Configured {
+            let left_alone = watcher.standing == Standing::Removed(Stopping::Leave);
+            let stays =
+                watcher.standing == Standing::Configured || left_alone && self.how == How::Shutdown;
+            if self.takes_along(watcher) && stays {
                 watcher.forget_words(cx, "the manager stops the watcher and leaves");
                 watcher.standing = Standing::Leaving;
             }
         }
+    }
+}
+
+/// Whether a watcher's processes go with the manager, or went before.
+fn goes(watcher: &Watcher) -> bool {
+    match watcher.standing {
+        Standing::Configured | Standing::Removed(Stopping::Leave) => false,
+        Standing::Leaving | Standing::Retired | Standing::Removed(Stopping::Stop) => true,
     }
 }
 
@@ -117,7 +128,20 @@ impl Engine {
             | Command::Signal(_)
             | Command::Kill(_)
             | Command::Status(_)
-            | Command::List(_) => return,
+            | Command::List(_)
+            | Command::ListPids(_)
+            | Command::NumWatchers
+            | Command::NumProcesses(_)
+            | Command::Add(_)
+            | Command::Rm(_)
+            | Command::Set(_)
+            | Command::Get(_)
+            | Command::Options(_)
+            | Command::GlobalOptions(_)
+            | Command::ReloadConfig(_)
+            | Command::Stats(_)
+            | Command::Dstats
+            | Command::ListSockets => return,
         };
         match wait {
             Wait::Done => self.ending.waiters.push(command),
@@ -168,10 +192,7 @@ impl Engine {
     }
 
     fn stopped(&self) -> bool {
-        let mut going = self
-            .watchers
-            .values()
-            .filter(|watcher| watcher.standing != Standing::Configured);
+        let mut going = self.watchers.values().filter(|watcher| goes(watcher));
         going.all(|watcher| {
             watcher.empty() && watcher.state() == crate::command::WatcherState::Stopped
         })
@@ -182,7 +203,7 @@ impl Engine {
         let undrained = self
             .watchers
             .values()
-            .filter(|watcher| watcher.standing != Standing::Configured)
+            .filter(|watcher| goes(watcher))
             .any(|watcher| !watcher.ended.is_empty());
         if !undrained {
             return false;
@@ -211,7 +232,8 @@ impl Engine {
         self.ending.swept = Swept::Yes;
         self.ending.patience = Patience::Over;
         for watcher in self.watchers.values_mut() {
-            if watcher.standing == Standing::Configured {
+            // What an operator said of one that would have run on is kept as well.
+            if !goes(watcher) || self.ending.how == How::Quit && watcher.config.use_papa {
                 continue;
             }
             let memory = watcher.memory_mut();
@@ -226,7 +248,7 @@ impl Engine {
         let staying: Vec<&Watcher> = self
             .watchers
             .values()
-            .filter(|watcher| watcher.standing == Standing::Configured)
+            .filter(|watcher| !goes(watcher))
             .collect();
         let closable = self.cx.sockets.closable(|socket| {
             let used = staying
@@ -249,7 +271,9 @@ impl Engine {
         if self.cx.connected() {
             self.cx.release_promises();
         }
-        for (command, _) in std::mem::take(&mut self.deferred) {
+        let reading = std::mem::take(&mut self.reading).into_keys();
+        let deferred = std::mem::take(&mut self.deferred).into_iter();
+        for command in deferred.map(|(command, _)| command).chain(reading) {
             self.cx.reply(command, Err(leaving()));
         }
         self.cx.refuse_promises(&Refusal {
@@ -277,7 +301,8 @@ impl Engine {
             .into_iter()
             .map(|(command, _)| command);
         let pending = std::mem::take(&mut self.pending).into_keys();
-        for command in deferred.chain(pending) {
+        let reading = std::mem::take(&mut self.reading).into_keys();
+        for command in deferred.chain(pending).chain(reading) {
             self.cx.reply(command, Err(refusal.clone()));
         }
         for command in std::mem::take(&mut self.ending.waiters) {

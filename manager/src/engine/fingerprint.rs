@@ -25,6 +25,48 @@ pub(super) fn fingerprint(config: &WatcherConfig) -> String {
     format!("{:016x}", hash.state)
 }
 
+/// Fingerprint of the part that does not depend on the environment of the manager, which may be
+/// another one each time a manager is started by hand. What differs here differs because somebody
+/// wrote something else.
+#[must_use]
+pub(super) fn program(config: &WatcherConfig) -> String {
+    let plain = WatcherConfig::with_defaults(&config.name, config.origin.clone());
+    let mut hash = Fnv::new();
+    macro_rules! add {
+        ($($field:ident)*) => {
+            $(hash.add(stringify!($field), &config.$field, &plain.$field);)*
+        };
+    }
+    add!(cmd args executable shell shell_args working_dir uid gid rlimits);
+    add!(use_sockets stdin_socket close_child_stdin close_child_stdout close_child_stderr);
+    format!("{:016x}", hash.state)
+}
+
+/// Digest of what a configuration says about an option, or that it says nothing.
+#[must_use]
+pub(super) fn digest(text: Option<&str>) -> String {
+    text.map_or_else(
+        || "-".to_owned(),
+        |text| {
+            let mut hash = Fnv::new();
+            hash.add("", &text, &());
+            format!("{:016x}", hash.state)
+        },
+    )
+}
+
+/// The same about a whole watcher.
+#[must_use]
+pub(super) fn section_digest(config: Option<&WatcherConfig>) -> String {
+    let Some(config) = config else {
+        return digest(None);
+    };
+    let mut hash = Fnv::new();
+    hash.add("options", &config.options, &());
+    hash.add("environment", &config.environment, &());
+    format!("{:016x}", hash.state)
+}
+
 /// FNV-1a, 64 bits (RFC 9923): stable across versions and machines, which the standard hasher
 /// does not promise.
 struct Fnv {

@@ -98,6 +98,13 @@ pub enum Input {
         /// What is asked.
         request: Command,
     },
+    /// The configuration file was read for a command.
+    ConfigurationRead {
+        /// Of the [`Action::ReadConfiguration`](super::Action::ReadConfiguration).
+        command: CommandId,
+        /// It, already checked, or everything that is wrong with it, for people.
+        result: Result<Box<Configuration>, String>,
+    },
     /// A new configuration, already checked.
     ConfigurationChanged(Box<Configuration>),
 }

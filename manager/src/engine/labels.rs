@@ -12,6 +12,8 @@ pub const WATCHER: &str = "kingpole.watcher";
 pub const WORKER: &str = "kingpole.worker";
 /// Fingerprint of the configuration it was started from.
 pub const CONFIGURATION: &str = "kingpole.configuration";
+/// Fingerprint of the part of it that does not depend on the manager's environment.
+pub const PROGRAM: &str = "kingpole.program";
 /// How many processes of the same worker id ended by themselves in a row before it.
 pub const RESTARTS: &str = "kingpole.restarts";
 /// Key of the spawn request that started it.
@@ -26,6 +28,8 @@ pub struct Identity {
     pub worker: WorkerId,
     /// Fingerprint of the configuration it was started from.
     pub configuration: String,
+    /// Fingerprint without the environment; none for what an older manager started.
+    pub program: Option<String>,
     /// How many processes of the worker id ended by themselves before it.
     pub restarts: u32,
     /// Key of the spawn request.
@@ -36,16 +40,17 @@ impl Identity {
     /// As labels in a namespace.
     #[must_use]
     pub fn into_labels(self, namespace: &str) -> BTreeMap<String, String> {
-        [
+        let program = self.program.map(|text| (PROGRAM, text));
+        let always = [
             (NAMESPACE, namespace.to_owned()),
             (WATCHER, self.watcher.as_str().to_owned()),
             (WORKER, self.worker.to_string()),
             (CONFIGURATION, self.configuration),
             (RESTARTS, self.restarts.to_string()),
             (SPAWN, self.spawn),
-        ]
-        .map(|(key, value)| (key.to_owned(), value))
-        .into()
+        ];
+        let labels = always.into_iter().chain(program);
+        labels.map(|(key, value)| (key.to_owned(), value)).collect()
     }
 
     /// Read back. `None` for a process of somebody else, which includes one whose labels carry our
@@ -59,6 +64,7 @@ impl Identity {
             watcher: WatcherKey::of(labels.get(WATCHER)?),
             worker: WorkerId(labels.get(WORKER)?.parse().ok().filter(|id| *id > 0)?),
             configuration: labels.get(CONFIGURATION).cloned().unwrap_or_default(),
+            program: labels.get(PROGRAM).cloned(),
             restarts: labels
                 .get(RESTARTS)
                 .and_then(|text| text.parse().ok())
@@ -77,6 +83,7 @@ mod tests {
             watcher: WatcherKey::of("Web Front"),
             worker: WorkerId(3),
             configuration: "abc".to_owned(),
+            program: Some("def".to_owned()),
             restarts: 2,
             spawn: "k".to_owned(),
         }

@@ -41,3 +41,16 @@ pub const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
 /// Back-off is lengthened by a random part of itself, so that many do not come back at once: at
 /// most one in so many.
 pub const JITTER_PARTS: u64 = 10;
+
+/// Compiled size of a regular expression for names, bytes; far more than anybody writes by hand.
+pub const REGEX_BYTES_MAX: usize = 1 << 18;
+
+/// How many watchers may be made at run time, beside those of the file.
+pub const ADDED_WATCHERS_MAX: usize = 10_000;
+
+/// Size of all options that are changed or given at run time, of one watcher, bytes. They are
+/// remembered, so this bounds the value.
+pub const OPTION_BYTES_MAX: usize = 32 << 10;
+
+/// Commands that may wait for the configuration file to be read.
+pub const READS_MAX: usize = 64;

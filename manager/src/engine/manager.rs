@@ -12,8 +12,9 @@ use super::input::{Input, ProcessEnd, SpawnErrorKind};
 use super::limits::VALUE_RETRY;
 use super::remember;
 use super::start_order::StartOrder;
-use super::watcher::{Standing, Turn, Watcher};
-use crate::command::Command;
+use super::watcher::{Turn, Watcher};
+use crate::command::{Command, ReloadConfig};
+use crate::config::difference::difference;
 use crate::config::model::Configuration;
 
 /// What an engine is told once.
@@ -31,7 +32,12 @@ pub struct Settings {
 /// since the last poll decide, so that many inputs in a row cost one decision.
 #[derive(Debug)]
 pub struct Engine {
+    /// What the file says.
+    pub(super) base: Configuration,
+    /// The same with what was changed at run time.
     pub(super) configuration: Configuration,
+    /// Whether `configuration` has to be worked out again.
+    pub(super) stale: bool,
     pub(super) cx: Context,
     pub(super) watchers: BTreeMap<WatcherKey, Watcher>,
     /// Keys in starting order: by priority from the highest on, else as configured.
@@ -46,6 +52,8 @@ pub struct Engine {
     pub(super) pending: BTreeMap<CommandId, Pending>,
     /// Commands that came before it was known what earlier ones had said.
     pub(super) deferred: Vec<(CommandId, Command)>,
+    /// Commands that wait for the configuration file to be read.
+    pub(super) reading: BTreeMap<CommandId, ReloadConfig>,
     pub(super) ending: Ending,
     /// Names of the kernel's sockets at the last connection.
     pub(super) held_sockets: BTreeSet<String>,
@@ -74,10 +82,13 @@ impl Engine {
             starts: StartOrder::new(configuration.global.warmup_delay),
             pending: BTreeMap::new(),
             deferred: Vec::new(),
+            reading: BTreeMap::new(),
             ending: Ending::default(),
             held_sockets: BTreeSet::new(),
             foreign_processes: 0,
             recovered: Recovered::NotYet,
+            stale: false,
+            base: configuration.clone(),
             configuration,
         };
         engine.cx.sockets.configure(&engine.configuration);
@@ -138,7 +149,15 @@ impl Engine {
             Input::ValueRefused { write, error } => self.handle_value_refused(write, &error),
             Input::ActionFailed { error } => self.cx.log(Level::Error, error),
             Input::CommandReceived { command, request } => self.handle_command(command, &request),
-            Input::ConfigurationChanged(configuration) => self.handle_configuration(*configuration),
+            Input::ConfigurationRead { command, result } => self.handle_read(command, result),
+            Input::ConfigurationChanged(configuration) => {
+                let plan = difference(&self.base, &configuration);
+                for (key, operation) in self.handle_configuration(*configuration, &plan) {
+                    if let Some(watcher) = self.watchers.get_mut(&key) {
+                        watcher.enqueue(&mut self.cx, operation, None);
+                    }
+                }
+            }
         }
     }
 
@@ -185,6 +204,7 @@ impl Engine {
 
     /// Lets all watchers that something happened to decide, until nothing is left to decide.
     fn settle(&mut self) {
+        self.rebuild_configuration();
         self.cx.ask_for_sockets();
         loop {
             self.advance_starts();
@@ -252,7 +272,8 @@ impl Engine {
             .watchers
             .values()
             .filter(|watcher| {
-                watcher.standing == Standing::Retired && watcher.empty() && watcher.ended.is_empty()
+                let unknown = watcher.standing.is_over() && watcher.base.is_none();
+                unknown && watcher.empty() && watcher.ended.is_empty()
             })
             .map(|watcher| watcher.key.clone())
             .collect();
@@ -399,53 +420,6 @@ impl Engine {
             watcher.handle_value_refused(retry_at);
         }
         self.touch(&key);
-    }
-
-    fn handle_configuration(&mut self, configuration: Configuration) {
-        for kernel_name in self.cx.sockets.configure(&configuration) {
-            self.held_sockets.remove(&kernel_name);
-            if self.cx.connected() {
-                self.cx.push(Action::CloseSocket { kernel_name });
-            }
-        }
-        self.starts.set_warm_up(configuration.global.warmup_delay);
-        self.cx.check_delay = configuration.global.check_delay;
-        let mut gone: BTreeSet<WatcherKey> = self.watchers.keys().cloned().collect();
-        let mut fresh = BTreeSet::new();
-        for config in &configuration.watchers {
-            let key = WatcherKey::of(&config.name);
-            gone.remove(&key);
-            match self.watchers.get_mut(&key) {
-                Some(watcher) => {
-                    watcher.configure(config.clone(), &configuration);
-                    if watcher.standing == Standing::Retired {
-                        watcher.standing = Standing::Configured;
-                    }
-                }
-                None => {
-                    let watcher = Watcher::new(config.clone(), &configuration);
-                    fresh.insert(key.clone());
-                    self.watchers.insert(key, watcher);
-                }
-            }
-        }
-        for key in &gone {
-            if let Some(watcher) = self.watchers.get_mut(key) {
-                watcher.forget_words(&mut self.cx, "the watcher is not configured any more");
-                watcher.standing = Standing::Retired;
-            }
-        }
-        self.configuration = configuration;
-        self.sort_watchers();
-        let fresh: Vec<_> = self
-            .order
-            .iter()
-            .filter(|key| fresh.contains(*key))
-            .cloned()
-            .collect();
-        self.line_up(fresh);
-        self.ending.cover(&mut self.watchers, &mut self.cx);
-        self.touch_all();
     }
 
     /// Lets watchers start in this order, one when the other is up.

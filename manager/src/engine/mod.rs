@@ -7,6 +7,7 @@
 //! values it wants to see among the kernel's facts.
 
 pub mod action;
+mod amendments;
 mod children;
 mod commands;
 mod context;
@@ -21,6 +22,7 @@ pub mod limits;
 mod manager;
 mod operation;
 mod pattern;
+mod questions;
 mod random;
 mod reconcile;
 mod reload;
@@ -38,7 +40,7 @@ mod watcher;
 mod worker;
 
 pub use action::{
-    Action, Event, EventAction, Level, Outcome, OutputSource, SignalTarget, SpawnRequest,
+    Action, Event, EventAction, Level, Outcome, OutputSource, SignalTarget, SpawnRequest, res_name,
 };
 pub use ids::{
     CommandId, Epoch, Generation, Moment, Pid, ProcessId, Ticket, WatcherKey, WorkerId, WriteId,

@@ -40,6 +40,13 @@ pub(super) enum Operation {
         /// How many.
         numprocesses: u32,
     },
+    /// Its processes that were started from other options shall be replaced, if it runs.
+    Refresh {
+        /// In which order.
+        method: ReloadMethod,
+    },
+    /// It is removed, and its processes are stopped.
+    Remove,
     /// These processes shall be stopped.
     Kill {
         /// Which.
@@ -64,6 +71,8 @@ impl Operation {
             Self::Step { by } if *by < 0 => "decr",
             Self::Step { .. } => "incr",
             Self::Scale { .. } => "scale",
+            Self::Refresh { .. } => "set",
+            Self::Remove => "rm",
             Self::Kill { .. } => "kill",
         }
     }
@@ -92,8 +101,15 @@ impl Watcher {
         operation: Operation,
         waiter: Option<CommandId>,
     ) {
-        if operation == Operation::Stop {
-            self.supersede(cx, "a later command stopped the watcher");
+        match operation {
+            Operation::Stop => self.supersede(cx, "a later command stopped the watcher"),
+            Operation::Remove => self.supersede(cx, "a later command removed the watcher"),
+            Operation::Start
+            | Operation::Replace { .. }
+            | Operation::Step { .. }
+            | Operation::Scale { .. }
+            | Operation::Refresh { .. }
+            | Operation::Kill { .. } => {}
         }
         // Numbers count at once, also for what is being done; only the answer waits.
         match operation {
@@ -102,6 +118,8 @@ impl Watcher {
             Operation::Start
             | Operation::Stop
             | Operation::Replace { .. }
+            | Operation::Refresh { .. }
+            | Operation::Remove
             | Operation::Kill { .. } => {}
         }
         self.memory_mut().queue.push_back(operation);
@@ -141,6 +159,7 @@ impl Watcher {
         let memory = self.memory_mut();
         memory.run = None;
         memory.count = None;
+        memory.options.clear();
         memory.failures.clear();
         memory.failed_starts = 0;
         memory.spent = 0;
@@ -179,6 +198,10 @@ impl Watcher {
                 // An earlier manager began it.
                 self.current = Some(Current::default());
             }
+            if let Some(Operation::Refresh { method }) = self.memory().current {
+                // What was on its way when it began has arrived since.
+                self.begin_refresh(method);
+            }
             return;
         }
         if self.memory().queue.is_empty() {
@@ -202,8 +225,9 @@ impl Watcher {
             }
             Some(Operation::Stop) => self.set_run(Run::Stopped(StopReason::Command)),
             Some(Operation::Replace { method }) => self.begin_rollout(cx, method),
+            Some(Operation::Refresh { method }) => self.begin_refresh(method),
             Some(Operation::Kill { targets, how }) => self.kill(cx, &targets, how),
-            Some(Operation::Step { .. } | Operation::Scale { .. }) | None => {}
+            Some(Operation::Step { .. } | Operation::Scale { .. } | Operation::Remove) | None => {}
         }
     }
 
@@ -212,7 +236,7 @@ impl Watcher {
         self.scale(u32::try_from(count).unwrap_or(NUMPROCESSES_MAX));
     }
 
-    fn scale(&mut self, numprocesses: u32) {
+    pub(super) fn scale(&mut self, numprocesses: u32) {
         let configured = self.config.numprocesses;
         let numprocesses = numprocesses.min(NUMPROCESSES_MAX);
         self.memory_mut().count = Some(Count {
@@ -244,15 +268,19 @@ impl Watcher {
     fn verdict(&self, cx: &Context) -> Option<(WatcherResult, Option<String>)> {
         let done = Some((WatcherResult::Done, None));
         match self.memory().current.as_ref()? {
-            Operation::Stop => self.empty().then_some(()).and(done),
+            Operation::Stop | Operation::Remove => self.empty().then_some(()).and(done),
             Operation::Kill { targets, how: _ } => {
                 let gone = targets
                     .iter()
                     .all(|target| !self.children.contains(*target));
                 gone.then_some(()).and(done)
             }
-            Operation::Step { .. } | Operation::Scale { .. } if !self.wanted() => done,
-            Operation::Step { .. } | Operation::Scale { .. } => {
+            Operation::Step { .. } | Operation::Scale { .. } | Operation::Refresh { .. }
+                if !self.wanted() =>
+            {
+                done
+            }
+            Operation::Step { .. } | Operation::Scale { .. } | Operation::Refresh { .. } => {
                 let exact = self.complete(cx) && self.children.len() <= self.target();
                 if exact {
                     done

@@ -1,6 +1,8 @@
 //! Patterns for names: `*`, `?`, `[abc]`, `[a-z]`, `[!abc]`, always for the whole name, as
 //! Python's fnmatch reads them. An unclosed bracket stands for itself.
 
+use super::limits::REGEX_BYTES_MAX;
+
 /// Whether `name` matches `pattern`. Case matters; callers lower both.
 #[must_use]
 pub(super) fn glob_matches(pattern: &str, name: &str) -> bool {
@@ -31,6 +33,17 @@ pub(super) fn glob_matches(pattern: &str, name: &str) -> bool {
         }
     }
     pattern[at..].iter().all(|c| *c == '*')
+}
+
+/// A regular expression that the beginning of a name has to match, as Python's `re.match` does.
+///
+/// # Errors
+/// What is wrong with it, for people.
+pub(super) fn regex(pattern: &str) -> Result<regex_lite::Regex, String> {
+    regex_lite::RegexBuilder::new(&format!(r"\A(?:{pattern})"))
+        .size_limit(REGEX_BYTES_MAX)
+        .build()
+        .map_err(|error| error.to_string())
 }
 
 enum Step {
@@ -84,7 +97,7 @@ fn in_set(set: &[char], c: char) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::glob_matches;
+    use super::{glob_matches, regex};
     use proptest::prelude::*;
 
     #[test]
@@ -105,6 +118,17 @@ mod tests {
         ] {
             assert_eq!(glob_matches(pattern, name), expected, "{pattern} on {name}");
         }
+    }
+
+    #[test]
+    fn regular_expressions_are_anchored_at_the_beginning_only() {
+        let matches = |pattern: &str, name: &str| regex(pattern).map(|it| it.is_match(name));
+        assert_eq!(matches("web", "web-1"), Ok(true));
+        assert_eq!(matches("eb", "web"), Ok(false));
+        assert_eq!(matches("a|web$", "web"), Ok(true));
+        assert_eq!(matches(r"w\w+-\d", "web-1"), Ok(true));
+        assert!(regex("(").is_err());
+        assert!(regex("a{1000}{1000}").is_err());
     }
 
     proptest! {

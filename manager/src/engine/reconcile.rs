@@ -47,14 +47,18 @@ impl Engine {
                 None => self.foreign_processes = self.foreign_processes.saturating_add(1),
             }
         }
+        if self.recovered == Recovered::NotYet {
+            self.recall_added(&facts.values);
+        }
         for key in held.keys() {
             if !self.watchers.contains_key(key) {
                 let watcher = self.retired(key);
                 self.watchers.insert(key.clone(), watcher);
             }
         }
-        self.sort_watchers();
         self.take_values(&facts.values);
+        self.rebuild_configuration();
+        self.sort_watchers();
         self.held_sockets = facts.sockets.into_iter().collect();
         self.cx.sockets.start_over();
         self.owners.clear();
@@ -77,6 +81,7 @@ impl Engine {
             };
             let order: Vec<_> = self.order.iter().filter(from_nothing).cloned().collect();
             self.line_up(order);
+            self.refresh_recovered();
             for (command, request) in std::mem::take(&mut self.deferred) {
                 self.handle_command(command, &request);
             }
@@ -89,7 +94,7 @@ impl Engine {
     /// options would be.
     fn retired(&mut self, key: &WatcherKey) -> Watcher {
         let config = WatcherConfig::with_defaults(key.as_str(), Location::new("", 0, 0));
-        let mut watcher = Watcher::new(config, &self.configuration);
+        let mut watcher = Watcher::new(config, &self.base).without_file();
         watcher.standing = Standing::Retired;
         self.cx.log(
             Level::Warning,
@@ -131,7 +136,11 @@ impl Engine {
                 if self.cx.fault == Fault::ForgetBackOff {
                     watcher.memory_mut().failures.clear();
                 }
-                watcher.drop_obsolete_words();
+                #[cfg(test)]
+                watcher.forget(self.cx.fault);
+                let amended = watcher.memory().amends();
+                watcher.reconsider(&mut self.cx, &self.base);
+                self.stale |= amended;
                 if watcher.standing == Standing::Retired {
                     watcher.supersede(&mut self.cx, "the watcher is not configured any more");
                 }
@@ -166,6 +175,16 @@ impl Watcher {
     fn recall(&mut self, memory: Memory) {
         self.waiters = memory.queue.iter().map(|_| None).collect();
         *self.memory_mut() = memory;
+    }
+
+    /// A deliberate loss of memory.
+    #[cfg(test)]
+    fn forget(&mut self, fault: Fault) {
+        match fault {
+            Fault::ForgetOptions => self.memory_mut().options.clear(),
+            Fault::ForgetRemovals => self.memory_mut().removed = None,
+            _ => {}
+        }
     }
 
     fn take_processes(&mut self, cx: &mut Context, held: Vec<(Identity, HeldProcess)>) {

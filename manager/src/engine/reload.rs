@@ -19,6 +19,7 @@ impl Watcher {
         self.set_run(Run::Running);
         self.begin_afresh();
         let newest = self.children.newest();
+        let method = self.possible(method);
         if !was_wanted {
             return;
         }
@@ -27,6 +28,32 @@ impl Watcher {
             Some(_) if hang_up => self.hang_up(cx),
             Some(through) => self.memory_mut().rollout = Some(Rollout { through, method }),
             None => {}
+        }
+    }
+
+    /// Begins to replace what was started from other options, if it runs at all.
+    pub(super) fn begin_refresh(&mut self, method: ReloadMethod) {
+        if self.memory().rollout.is_some() || !self.wanted() {
+            return;
+        }
+        let method = self.possible(method);
+        let outdated = self
+            .children
+            .iter()
+            .filter(|(_, child)| child.identity.configuration != self.fingerprint)
+            .map(|(id, _)| id)
+            .next_back();
+        if let Some(through) = outdated {
+            self.begin_afresh();
+            self.memory_mut().rollout = Some(Rollout { through, method });
+        }
+    }
+
+    /// Of a singleton there are never two, so it is replaced one after the other.
+    const fn possible(&self, method: ReloadMethod) -> ReloadMethod {
+        match method {
+            ReloadMethod::Graceful if self.config.singleton => ReloadMethod::Sequential,
+            ReloadMethod::Graceful | ReloadMethod::Sequential | ReloadMethod::Terminate => method,
         }
     }
 

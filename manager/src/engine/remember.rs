@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::ids::{ProcessId, WatcherKey, WorkerId};
 use super::operation::Operation;
 use super::restart_policy::Failures;
-use crate::command::ReloadMethod;
+use crate::command::{ReloadMethod, Stopping};
 
 /// Prefix of all values of a namespace.
 #[must_use]
@@ -66,6 +66,15 @@ pub(super) struct Memory {
     /// How many processes ended by themselves and were replaced.
     #[serde(skip_serializing_if = "is_zero_u64")]
     pub(super) restarts: u64,
+    /// Options that operators changed.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) options: BTreeMap<String, OptionWord>,
+    /// It was made at run time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) added: Option<Added>,
+    /// It was removed at run time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) removed: Option<Removed>,
     /// What a newer manager remembered.
     #[serde(flatten)]
     pub(super) unknown: BTreeMap<String, serde_json::Value>,
@@ -96,6 +105,12 @@ impl Memory {
         }
         // Cannot fail: no map here has keys that JSON cannot express.
         serde_json::to_string(self).ok()
+    }
+
+    /// Whether it says something about options or whether there is a watcher at all.
+    #[must_use]
+    pub(super) fn amends(&self) -> bool {
+        !self.options.is_empty() || self.added.is_some() || self.removed.is_some()
     }
 
     /// Why and how a live process was asked to stop, if it was.
@@ -142,6 +157,36 @@ pub(super) enum StopReason {
     },
     /// All its processes ended and `respawn` is off.
     Finished,
+}
+
+/// The value of an option that operators changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct OptionWord {
+    /// As it would stand in the file.
+    pub(super) value: String,
+    /// Digest of what the configuration said then. Once it says something else, that is the later
+    /// word.
+    pub(super) written: String,
+}
+
+/// A watcher made at run time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Added {
+    /// Its name as given.
+    pub(super) name: String,
+    /// Its options as they would stand in the file; `env` is a JSON object.
+    pub(super) options: BTreeMap<String, String>,
+    /// Digest of what the configuration said about the name then.
+    pub(super) written: String,
+}
+
+/// A watcher removed at run time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Removed {
+    /// What becomes of its processes.
+    pub(super) stopping: Stopping,
+    /// Digest of what the configuration said about the name then.
+    pub(super) written: String,
 }
 
 /// A number of processes other than the configured one.
@@ -246,7 +291,37 @@ mod tests {
             stopping: [(ProcessId(4), StopRecord::plain(StopCause::Aged))].into(),
             accounted: [ProcessId(3)].into(),
             restarts: 12,
+            options: BTreeMap::new(),
+            added: None,
+            removed: None,
             unknown: BTreeMap::new(),
+        }
+    }
+
+    fn amended() -> Memory {
+        Memory {
+            options: [(
+                "cmd".to_owned(),
+                OptionWord {
+                    value: "serve".to_owned(),
+                    written: "0a".to_owned(),
+                },
+            )]
+            .into(),
+            added: Some(Added {
+                name: "Web".to_owned(),
+                options: [("cmd".to_owned(), "x".to_owned())].into(),
+                written: "-".to_owned(),
+            }),
+            removed: Some(Removed {
+                stopping: Stopping::Leave,
+                written: "0b".to_owned(),
+            }),
+            queue: [Operation::Refresh {
+                method: ReloadMethod::Graceful,
+            }]
+            .into(),
+            ..Memory::default()
         }
     }
 
@@ -254,6 +329,18 @@ mod tests {
     fn memory_survives_the_value() {
         let text = full().to_value().expect("something to remember");
         assert_eq!(Memory::from_value(&text).expect("readable"), full());
+    }
+
+    #[test]
+    fn the_value_with_changed_options_stays_readable() {
+        let text = concat!(
+            r#"{"queue":[{"refresh":{"method":"graceful"}}],"#,
+            r#""options":{"cmd":{"value":"serve","written":"0a"}},"#,
+            r#""added":{"name":"Web","options":{"cmd":"x"},"written":"-"},"#,
+            r#""removed":{"stopping":true,"written":"0b"}}"#,
+        );
+        assert_eq!(Memory::from_value(text).expect("readable"), amended());
+        assert_eq!(amended().to_value().as_deref(), Some(text));
     }
 
     #[test]

@@ -9,8 +9,8 @@ use super::action::{Action, Level};
 use super::context::Context;
 use super::ids::Moment;
 use super::limits::{SOCKET_RETRY_MAX, SOCKET_RETRY_MIN};
-use crate::command::{SocketState, SocketStatus};
-use crate::config::model::{Configuration, SocketConfig, WatcherConfig};
+use crate::command::{SocketDetail, SocketState, SocketStatus};
+use crate::config::model::{Configuration, SocketAddress, SocketConfig, WatcherConfig};
 
 /// All sockets of the configuration, by name.
 #[derive(Debug, Default)]
@@ -181,6 +181,34 @@ impl Sockets {
             .filter(|entry| !keep(&entry.config))
             .map(|entry| entry.config.kernel_socket_name())
             .collect()
+    }
+
+    /// What is known here of their addresses; a shell adds what only the kernel knows.
+    pub(super) fn details(&self) -> Vec<SocketDetail> {
+        let detail = |entry: &Entry| {
+            let config = &entry.config;
+            let (host, port, path) = match &config.address {
+                SocketAddress::Unix { path, .. } => {
+                    (None, None, Some(path.to_string_lossy().into_owned()))
+                }
+                SocketAddress::Inet { host, port, .. } => (Some(host.clone()), Some(*port), None),
+            };
+            SocketDetail {
+                name: config.name.clone(),
+                kernel_name: config.kernel_socket_name(),
+                state: match &entry.progress {
+                    Progress::Pending => SocketState::Pending,
+                    Progress::Ready => SocketState::Ready,
+                    Progress::Failed { .. } => SocketState::Failed,
+                },
+                backlog: config.backlog,
+                fd: None,
+                host,
+                port,
+                path,
+            }
+        };
+        self.entries.values().map(detail).collect()
     }
 
     pub(super) fn status(&self) -> Vec<SocketStatus> {

@@ -62,6 +62,7 @@ impl Watcher {
     fn reason(&self) -> Option<String> {
         match self.standing {
             Standing::Retired => return Some("it is not configured any more".to_owned()),
+            Standing::Removed(_) => return Some("removed by an operator".to_owned()),
             Standing::Leaving => return Some("the manager is leaving".to_owned()),
             Standing::Configured => {}
         }

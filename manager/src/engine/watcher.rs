@@ -20,21 +20,26 @@ use super::children::Children;
 use super::context::Context;
 #[cfg(test)]
 use super::context::Fault;
-use super::fingerprint::fingerprint;
+use super::fingerprint::{fingerprint, program};
 use super::ids::{CommandId, Moment, ProcessId, WatcherKey, WorkerId, WriteId};
 use super::operation::Current;
 use super::remember::{self, Memory, Run, StopReason};
 use super::sockets::SocketUse;
 use super::worker::{Ended, Spawning};
-use crate::command::WatcherState;
+use crate::command::{Stopping, WatcherState};
 use crate::config::model::{Configuration, WatcherConfig};
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Watcher {
     pub(super) key: WatcherKey,
+    /// What the file says; nothing for one that was made at run time or is not configured any more.
+    pub(super) base: Option<WatcherConfig>,
+    /// What holds, with everything that was changed at run time.
     pub(super) config: WatcherConfig,
     pub(super) fingerprint: String,
+    /// Fingerprint without the environment.
+    pub(super) program: String,
     pub(super) uses: SocketUse,
     pub(super) standing: Standing,
     pub(super) turn: Turn,
@@ -71,8 +76,20 @@ pub(super) enum Standing {
     Configured,
     /// It is not configured any more; it ends once its processes have.
     Retired,
+    /// An operator removed it, and the file has not said anything new about it.
+    Removed(Stopping),
     /// The manager is leaving and takes it along.
     Leaving,
+}
+
+impl Standing {
+    /// Whether nobody may ask anything of it any more.
+    pub(super) const fn is_over(self) -> bool {
+        match self {
+            Self::Retired | Self::Removed(_) => true,
+            Self::Configured | Self::Leaving => false,
+        }
+    }
 }
 
 /// Its place in the order of starts.
@@ -107,6 +124,8 @@ impl Watcher {
         Self {
             key: WatcherKey::of(&config.name),
             fingerprint: fingerprint(&config),
+            program: program(&config),
+            base: Some(config.clone()),
             uses: SocketUse::of(&config, configuration),
             config,
             standing: Standing::Configured,
@@ -129,12 +148,16 @@ impl Watcher {
         }
     }
 
-    /// Takes a changed configuration over. Running processes stay; they may be outdated now.
-    pub(super) fn configure(&mut self, config: WatcherConfig, configuration: &Configuration) {
-        self.fingerprint = fingerprint(&config);
-        self.uses = SocketUse::of(&config, configuration);
-        self.config = config;
-        self.drop_obsolete_words();
+    /// The same of which the file says nothing.
+    pub(super) fn without_file(self) -> Self {
+        Self { base: None, ..self }
+    }
+
+    /// Whether a live process was started from other options.
+    pub(super) fn has_outdated(&self) -> bool {
+        self.children
+            .values()
+            .any(|child| child.identity.configuration != self.fingerprint)
     }
 
     /// Words that say what the configuration says by now, or that it has overruled, go.
@@ -240,7 +263,7 @@ impl Watcher {
     pub(super) fn wanted(&self) -> bool {
         match self.standing {
             Standing::Configured => self.word(),
-            Standing::Retired | Standing::Leaving => false,
+            Standing::Retired | Standing::Removed(_) | Standing::Leaving => false,
         }
     }
 
@@ -294,6 +317,11 @@ impl Watcher {
     }
 
     fn update_stage(&mut self, cx: &mut Context) {
+        if self.standing == Standing::Removed(Stopping::Leave) {
+            // Nobody is told anything more of what was left to itself.
+            self.stage = Stage::Down;
+            return;
+        }
         let next = match (self.wanted(), self.stage) {
             (true, Stage::Down) => match self.turn {
                 Turn::Waiting => Stage::Down,

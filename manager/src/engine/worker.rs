@@ -18,6 +18,10 @@ pub(super) struct Spawning {
     pub(super) key: String,
     /// Label for the process.
     pub(super) restarts: u32,
+    /// Fingerprint of the options it is started from, which may be others by the time it runs.
+    pub(super) configuration: String,
+    /// The same without the environment.
+    pub(super) program: String,
 }
 
 /// A live process.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::future::pending;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,9 +13,10 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep_until};
 
+use super::asking::CommandRequest;
 use super::clock;
+use super::control::COMMANDS_WAITING_MAX;
 use super::control::wire::EventLine;
-use super::control::{COMMANDS_WAITING_MAX, CommandRequest};
 use super::farewell::{self, KernelEnd};
 use super::greeting::Greeting;
 use super::launch::{Circumstances, PrepareError, needs_lookup, process_spec, socket_spec};
@@ -24,6 +25,7 @@ use super::log::Log;
 use super::output::{Output, OutputEvent};
 use super::signals::{ManagerSignal, Signals};
 use crate::command::{Command, End, Reload, Response};
+use crate::config::load_file;
 use crate::config::model::Configuration;
 use crate::engine::{Action, CommandId, Engine, Input, Outcome, SpawnErrorKind, SpawnRequest};
 
@@ -72,6 +74,8 @@ pub struct Manager {
     pub log: Log,
     /// What children inherit.
     pub around: Circumstances,
+    /// The configuration file.
+    pub file: PathBuf,
     /// The configuration, for all who show it.
     pub configuration: watch::Sender<Arc<Configuration>>,
     /// Followers of events.
@@ -91,6 +95,8 @@ struct Running {
     next_command: u64,
     /// Sockets whose hosts are being looked up.
     lookups: JoinSet<(String, Result<SocketSpec, PrepareError>)>,
+    /// The configuration file while it is read.
+    reads: JoinSet<(CommandId, Result<Box<Configuration>, String>)>,
     interrupts: u32,
     /// Whether the engine believes in a kernel.
     connected: bool,
@@ -114,6 +120,7 @@ impl Manager {
             replies: BTreeMap::new(),
             next_command: 1,
             lookups: JoinSet::new(),
+            reads: JoinSet::new(),
             interrupts: 0,
             connected: false,
             deaf_until: Some(Instant::now() + FIRST_FACTS_PATIENCE),
@@ -148,6 +155,11 @@ impl Manager {
                         running.make_socket(socket, spec);
                     }
                 }
+                Some(read) = running.reads.join_next() => {
+                    if let Ok((command, result)) = read {
+                        running.handle_read(command, result);
+                    }
+                }
                 signal = signals.next() => {
                     let hung_up = had_terminal && !std::io::stderr().is_terminal();
                     if running.handle_signal(signal, hung_up) == Leave::AtOnce {
@@ -171,6 +183,14 @@ impl Manager {
 enum Leave {
     InOrder,
     AtOnce,
+}
+
+/// Reads the configuration file; what is wrong with it is said in full.
+fn read(path: &Path) -> Result<Box<Configuration>, String> {
+    load_file(path).map(Box::new).map_err(|error| {
+        let errors: Vec<String> = error.errors.iter().map(ToString::to_string).collect();
+        errors.join("\n")
+    })
 }
 
 fn instant(moment: crate::engine::Moment) -> Instant {
@@ -349,6 +369,13 @@ impl Running {
             Action::SetValue { write, key, value } => {
                 self.manager.link.set_value(write, key, value);
             }
+            Action::Configure(configuration) => {
+                self.manager.configuration.send_replace(configuration);
+            }
+            Action::ReadConfiguration { command } => {
+                let path = self.manager.file.clone();
+                self.reads.spawn_blocking(move || (command, read(&path)));
+            }
             Action::Reply { command, response } => {
                 if let Some(reply) = self.replies.remove(&command) {
                     // Whoever asked may have gone.
@@ -409,6 +436,15 @@ impl Running {
             }
             Some(config) => self.make_socket(socket, socket_spec(&config, &directory)),
         }
+    }
+
+    fn handle_read(&mut self, command: CommandId, result: Result<Box<Configuration>, String>) {
+        if let Ok(configuration) = &result {
+            for warning in &configuration.warnings {
+                self.manager.log.warning(warning.to_string());
+            }
+        }
+        self.input(Input::ConfigurationRead { command, result });
     }
 
     fn make_socket(&mut self, socket: String, spec: Result<SocketSpec, PrepareError>) {

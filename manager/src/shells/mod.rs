@@ -1,6 +1,7 @@
 //! Everything of the manager that touches the world: the way to the kernel, the control server, the
 //! log, the clock, and the loop that drives the engine. No decisions are made here.
 
+pub mod asking;
 pub mod clock;
 pub mod console;
 pub mod control;
@@ -14,6 +15,7 @@ pub mod log;
 pub mod manager;
 pub mod output;
 pub mod place;
+pub mod processes;
 pub mod signals;
 pub mod startup;
 pub mod streams;

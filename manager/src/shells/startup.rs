@@ -9,6 +9,7 @@ use kingpole_protocol::places::KERNEL_SOCKET;
 use nix::sys::stat::{Mode, umask};
 use tokio::sync::{broadcast, mpsc, watch};
 
+use super::asking::Asker;
 use super::console::{Color, Console, Renderer};
 use super::control::{self, About, COMMANDS_WAITING_MAX, Control, EVENTS_KEPT, Stay};
 use super::greeting::Greeting;
@@ -170,12 +171,13 @@ async fn serve(
         kernel_socket: socket,
         since,
     });
+    let file = about.configuration.clone();
     let (configuration, current) = watch::channel(Arc::new(configuration));
     let (events, _) = broadcast::channel(EVENTS_KEPT);
     let (commands, inbox) = mpsc::channel(COMMANDS_WAITING_MAX);
     let (stay, staying) = watch::channel(Stay::Yes);
     let control = Control {
-        commands,
+        asker: Asker::new(commands, about.kernel_socket.clone()),
         history,
         events: events.clone(),
         configuration: current,
@@ -199,6 +201,7 @@ async fn serve(
         output,
         log,
         around,
+        file,
         configuration,
         events,
         namespace: NAMESPACE.to_owned(),

@@ -117,6 +117,7 @@ fn what_is_not_written_has_circus_s_defaults() {
     let origin = Location::new("web.ini", 1, 1);
     let mut expected = WatcherConfig::with_defaults("W", origin);
     expected.cmd = "x".to_owned();
+    expected.options.insert("cmd".to_owned(), "x".to_owned());
     expected
         .written_at
         .insert("cmd".to_owned(), Location::new("web.ini", 2, 7));

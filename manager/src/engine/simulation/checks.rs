@@ -4,14 +4,15 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::kernel::SimProcess;
-use super::operators;
-use super::scenario::Mood;
+use super::operators::{self, Presence};
+use super::scenario::{EXTRA, Mood, extra};
 use super::world::{Chapter, Heard, World};
-use crate::command::Command;
+use crate::command::{Command, Stopping};
 use crate::config::model::WatcherConfig;
 use crate::engine::WatcherKey;
 use crate::engine::labels;
 use crate::engine::remember::{Memory, Run, StopReason};
+use crate::engine::watcher::Standing;
 
 /// How long the world may take to come to rest: the longest back-off and graceful timeout, some
 /// rounds of them.
@@ -96,12 +97,15 @@ fn at_rest(world: &World) -> Result<(), String> {
     if let Some(command) = world.waiting.keys().next() {
         return Err(format!("command {command} has no answer"));
     }
-    for config in &world.configuration.watchers {
+    for config in world.configuration.watchers.iter().chain([&extra()]) {
         check_watcher(world, config)?;
     }
     let engine = world.engine.as_ref().ok_or("there is no manager")?;
     for watcher in engine.watchers.values() {
         let memory = watcher.memory();
+        if watcher.standing == Standing::Removed(Stopping::Leave) {
+            continue;
+        }
         let ready = if watcher.wanted() {
             watcher.complete(&engine.cx)
         } else {
@@ -127,7 +131,8 @@ fn at_rest(world: &World) -> Result<(), String> {
             .get(labels::WATCHER)
             .cloned()
             .unwrap_or_default();
-        if world.configuration.watcher(&owner).is_none() {
+        if world.configuration.watcher(&owner).is_none() && owner != WatcherKey::of(EXTRA).as_str()
+        {
             return Err(format!(
                 "{} is held although nobody wants it",
                 process.held.name
@@ -142,7 +147,13 @@ fn at_rest(world: &World) -> Result<(), String> {
     }
     for key in world.kernel.values.keys() {
         let watcher = key.strip_prefix("kingpole.sim.watcher.").unwrap_or(key);
-        if world.configuration.watcher(watcher).is_none() {
+        let extra = world.model().words(&WatcherKey::of(EXTRA));
+        let gone = extra
+            .presence
+            .iter()
+            .all(|it| matches!(it, Presence::Gone(_)));
+        let extra = watcher == WatcherKey::of(EXTRA).as_str() && !gone;
+        if world.configuration.watcher(watcher).is_none() && !extra {
             return Err(format!("value {key} is obsolete"));
         }
     }
@@ -164,6 +175,19 @@ fn check_watcher(world: &World, config: &WatcherConfig) -> Result<(), String> {
     let key = WatcherKey::of(&config.name);
     let words = world.model().words(&key);
     let live = live_of(world, &key).count();
+    let presences = words.presences(config);
+    let may_be_gone = presences.iter().any(|it| match it {
+        Presence::There => false,
+        Presence::Gone(_) => live == 0,
+        Presence::Left(_) => true,
+    });
+    if may_be_gone {
+        return Ok(());
+    }
+    if !presences.contains(&Presence::There) {
+        return Err(format!("{key} was removed and has {live} processes"));
+    }
+    check_options(world, &key, &words.args(config))?;
     let watcher = world
         .engine
         .as_ref()
@@ -206,6 +230,24 @@ fn check_watcher(world: &World, config: &WatcherConfig) -> Result<(), String> {
     }
 }
 
+/// It is what operators and the file made it, and so are its processes.
+fn check_options(world: &World, key: &WatcherKey, args: &BTreeSet<String>) -> Result<(), String> {
+    let engine = world.engine.as_ref().ok_or("there is no manager")?;
+    let Some(watcher) = engine.watchers.get(key) else {
+        return Err(format!("{key} is not known"));
+    };
+    if !args.contains(&watcher.config.args) {
+        return Err(format!(
+            "{key} has args {:?}, not one of {args:?}",
+            watcher.config.args
+        ));
+    }
+    if watcher.wanted() && watcher.has_outdated() {
+        return Err(format!("{key} has processes of other options"));
+    }
+    Ok(())
+}
+
 /// What was to be replaced is gone.
 fn check_replacements(world: &World) -> Result<(), String> {
     for (place, chapter) in world.story.iter().enumerate() {
@@ -228,7 +270,10 @@ fn check_replacements(world: &World) -> Result<(), String> {
             };
             let overruled = world.story.iter().skip(place + 1).any(|later| match later {
                 Chapter::Command { command, .. } => {
-                    matches!(command, Command::Quit(_) | Command::Shutdown(_))
+                    matches!(
+                        command,
+                        Command::Quit(_) | Command::Shutdown(_) | Command::Rm(_)
+                    )
                 }
                 Chapter::Configured(configuration) => configuration.watcher(key.as_str()).is_none(),
                 Chapter::Left { .. } | Chapter::Wiped => false,

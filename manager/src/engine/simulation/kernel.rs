@@ -201,6 +201,8 @@ impl SimKernel {
                 Ok(vec![Input::ValueStored { write: *write }])
             }
             Action::AttachOutput(_)
+            | Action::Configure(_)
+            | Action::ReadConfiguration { .. }
             | Action::Reply { .. }
             | Action::Publish(_)
             | Action::Log { .. }

@@ -3,10 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde_json::{Value, json};
+
 use super::kernel::one_in;
+use super::scenario::{self, EXTRA};
 use crate::command::{
-    Change, Command, End, KillRequest, Reload, ReloadMethod, Scale, Selection, SignalRequest, Step,
-    Wait,
+    Add, Change, Command, End, KillRequest, Reload, ReloadConfig, ReloadMethod, Remove, Scale,
+    Selection, SetOptions, SignalRequest, Step, Stopping, Wait,
 };
 use crate::config::model::{Configuration, WatcherConfig};
 use crate::engine::random::Random;
@@ -19,18 +22,67 @@ pub(super) struct Words {
     pub(super) run: BTreeSet<Option<bool>>,
     /// The last word on its number, with the configured number at that time.
     pub(super) count: BTreeSet<Option<(u32, u32)>>,
+    /// The last word on its option `args`, with what the file said then.
+    pub(super) args: BTreeSet<Option<(String, Option<String>)>>,
+    /// Whether there is such a watcher at all.
+    pub(super) presence: BTreeSet<Presence>,
 }
 
-impl Default for Words {
-    fn default() -> Self {
-        Self {
-            run: [None].into(),
-            count: [None].into(),
+/// Whether there is a watcher, in the last word on that.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Presence {
+    There,
+    /// Removed, with what the file said then.
+    Gone(BTreeMap<String, String>),
+    /// The same, with its processes left running.
+    Left(BTreeMap<String, String>),
+}
+
+impl Presence {
+    /// Where nobody has said anything.
+    fn of(key: &WatcherKey) -> Self {
+        if *key == WatcherKey::of(EXTRA) {
+            Self::Gone(BTreeMap::new())
+        } else {
+            Self::There
         }
     }
 }
 
 impl Words {
+    fn unsaid(key: &WatcherKey) -> Self {
+        Self {
+            run: [None].into(),
+            count: [None].into(),
+            args: [None].into(),
+            presence: [Presence::of(key)].into(),
+        }
+    }
+
+    /// Whether there may be such a watcher, whether it may be gone, whether it may be left alone.
+    pub(super) fn presences(&self, config: &WatcherConfig) -> BTreeSet<Presence> {
+        let of_file = config.key() != WatcherKey::of(EXTRA).as_str();
+        let presence = |presence: &Presence| match presence {
+            Presence::Gone(written) | Presence::Left(written)
+                if of_file && *written != config.options =>
+            {
+                Presence::There
+            }
+            other => other.clone(),
+        };
+        self.presence.iter().map(presence).collect()
+    }
+
+    /// What the option `args` may be.
+    pub(super) fn args(&self, config: &WatcherConfig) -> BTreeSet<String> {
+        let of_file = config.options.get("args").cloned();
+        let args = |word: &Option<(String, Option<String>)>| match word {
+            Some((args, written)) if *written == of_file => args.clone(),
+            Some(_) | None => config.args.clone(),
+        };
+        self.args.iter().map(args).collect()
+    }
+
     pub(super) fn runs(&self, config: &WatcherConfig) -> BTreeSet<bool> {
         self.run
             .iter()
@@ -52,9 +104,18 @@ impl Words {
     }
 
     /// It may have been forgotten, or not.
-    pub(super) fn blur(&mut self) {
+    pub(super) fn blur(&mut self, key: &WatcherKey) {
         self.run.insert(None);
         self.count.insert(None);
+        self.args.insert(None);
+        self.presence.insert(Presence::of(key));
+    }
+
+    fn join(&mut self, other: Self) {
+        self.run.extend(other.run);
+        self.count.extend(other.count);
+        self.args.extend(other.args);
+        self.presence.extend(other.presence);
     }
 }
 
@@ -73,34 +134,54 @@ pub(super) struct Model {
 
 impl Model {
     pub(super) fn words(&self, key: &WatcherKey) -> Words {
-        self.words.get(key).cloned().unwrap_or_default()
+        self.words
+            .get(key)
+            .cloned()
+            .unwrap_or_else(|| Words::unsaid(key))
     }
 
     /// A command was heard (and accepted).
     pub(super) fn hear(&mut self, command: &Command, configuration: &Configuration) {
         for config in meant(command, configuration) {
-            let words = self.words.entry(WatcherKey::of(&config.name)).or_default();
-            hear(words, command, config);
+            let key = WatcherKey::of(&config.name);
+            let mut words = self.words(&key);
+            hear(&mut words, command, &config);
+            self.words.insert(key, words);
         }
     }
 
     /// A command may have been heard.
     pub(super) fn perhaps_hear(&mut self, command: &Command, configuration: &Configuration) {
         for config in meant(command, configuration) {
-            let words = self.words.entry(WatcherKey::of(&config.name)).or_default();
+            let key = WatcherKey::of(&config.name);
+            let mut words = self.words(&key);
             let mut heard = words.clone();
-            hear(&mut heard, command, config);
-            words.run.extend(heard.run);
-            words.count.extend(heard.count);
+            hear(&mut heard, command, &config);
+            words.join(heard);
+            self.words.insert(key, words);
         }
     }
 
     /// The configuration changed: earlier words on numbers may have lost their meaning.
     pub(super) fn reconfigure(&mut self, configuration: &Configuration) {
         for (key, words) in &mut self.words {
+            if *key == WatcherKey::of(EXTRA) {
+                continue;
+            }
             words.count.insert(None);
+            words.args.insert(None);
+            let changed =
+                |presence: &Presence| match (presence, configuration.watcher(key.as_str())) {
+                    (Presence::Gone(written) | Presence::Left(written), Some(config)) => {
+                        *written != config.options
+                    }
+                    (Presence::There, _) | (_, None) => false,
+                };
+            if words.presence.iter().any(changed) {
+                words.presence.insert(Presence::There);
+            }
             if configuration.watcher(key.as_str()).is_none() {
-                words.blur();
+                words.blur(key);
             }
         }
     }
@@ -123,45 +204,103 @@ fn hear(words: &mut Words, command: &Command, config: &WatcherConfig) {
         Command::Incr(step) => change(words, &|count| count + step.by),
         Command::Decr(step) => change(words, &|count| count.saturating_sub(step.by)),
         Command::Scale(scale) => change(words, &|_| scale.numprocesses),
-        Command::Quit(_) if !config.use_papa => *words = Words::default(),
-        Command::Shutdown(_) => *words = Words::default(),
+        Command::Set(request) => {
+            if let Some(Value::String(args)) = request.options.get("args") {
+                words.args = [Some((args.clone(), config.options.get("args").cloned()))].into();
+            }
+            if let Some(number) = request.options.get("numprocesses").and_then(Value::as_u64) {
+                let number = u32::try_from(number).unwrap_or(u32::MAX);
+                words.count = [Some((number, config.numprocesses))].into();
+            }
+        }
+        Command::Add(add) => {
+            *words = Words::unsaid(&WatcherKey::of(&config.name));
+            words.presence = [Presence::There].into();
+            words.run = [if add.start { None } else { Some(false) }].into();
+        }
+        Command::Rm(request) => {
+            let key = WatcherKey::of(&config.name);
+            let written = if key == WatcherKey::of(EXTRA) {
+                BTreeMap::new()
+            } else {
+                config.options.clone()
+            };
+            *words = Words::unsaid(&key);
+            words.presence = match request.stopping {
+                Stopping::Stop => [Presence::Gone(written)].into(),
+                // They may end, and then nothing is left of one that no file knows.
+                Stopping::Leave => [Presence::Left(written)].into(),
+            };
+        }
+        Command::Quit(_) if !config.use_papa => {
+            let key = WatcherKey::of(&config.name);
+            let left = words.presence.clone();
+            *words = Words::unsaid(&key);
+            let left = left
+                .into_iter()
+                .filter(|it| matches!(it, Presence::Left(_)));
+            words.presence.extend(left);
+        }
+        Command::Shutdown(_) => *words = Words::unsaid(&WatcherKey::of(&config.name)),
         Command::Quit(_)
         | Command::Detach(_)
         | Command::Signal(_)
         | Command::Kill(_)
         | Command::Status(_)
-        | Command::List(_) => {}
+        | Command::List(_)
+        | Command::ListPids(_)
+        | Command::NumWatchers
+        | Command::NumProcesses(_)
+        | Command::Get(_)
+        | Command::Options(_)
+        | Command::GlobalOptions(_)
+        | Command::ReloadConfig(_)
+        | Command::Stats(_)
+        | Command::Dstats
+        | Command::ListSockets => {}
     }
 }
 
-/// The watchers whose words a command changes. Operators here name one or all.
-pub(super) fn meant<'a>(
-    command: &Command,
-    configuration: &'a Configuration,
-) -> Vec<&'a WatcherConfig> {
+/// Whose words a command changes: watchers of the file, and the one that no file knows. Operators
+/// here name one or all.
+pub(super) fn meant(command: &Command, configuration: &Configuration) -> Vec<WatcherConfig> {
+    let known = configuration.watchers.iter().cloned();
+    let known: Vec<WatcherConfig> = known.chain([scenario::extra()]).collect();
     let (selection, usual_ones) = match command {
         Command::Start(change) | Command::Restart(change) => (&change.selection, true),
         Command::Stop(change) => (&change.selection, false),
         Command::Reload(reload) => (&reload.selection, true),
         Command::Incr(step) | Command::Decr(step) => (&step.selection, false),
         Command::Scale(scale) => (&scale.selection, false),
-        Command::Quit(_) | Command::Shutdown(_) => return configuration.watchers.iter().collect(),
+        Command::Set(request) => (&request.selection, false),
+        Command::Rm(request) => (&request.selection, false),
+        Command::Add(_) => return vec![scenario::extra()],
+        Command::Quit(_) | Command::Shutdown(_) => return known,
         Command::Signal(_)
         | Command::Kill(_)
         | Command::Detach(_)
         | Command::Status(_)
-        | Command::List(_) => return Vec::new(),
+        | Command::List(_)
+        | Command::ListPids(_)
+        | Command::NumWatchers
+        | Command::NumProcesses(_)
+        | Command::Get(_)
+        | Command::Options(_)
+        | Command::GlobalOptions(_)
+        | Command::ReloadConfig(_)
+        | Command::Stats(_)
+        | Command::Dstats
+        | Command::ListSockets => return Vec::new(),
     };
     let all = selection.watchers.is_empty();
-    let named = |config: &&WatcherConfig| {
+    let named = |config: &WatcherConfig| {
         selection
             .watchers
             .iter()
             .any(|name| config.key() == name.to_lowercase())
     };
-    configuration
-        .watchers
-        .iter()
+    known
+        .into_iter()
         .filter(|config| {
             if all {
                 !usual_ones || config.autostart
@@ -184,7 +323,7 @@ pub(super) fn random_command(random: &mut Random, configuration: &Configuration)
         selection: selection.clone(),
         wait,
     };
-    match random.up_to(15) {
+    match random.up_to(21) {
         0 | 1 => Command::Start(change),
         2 | 3 => Command::Stop(change),
         4 | 5 => Command::Restart(change),
@@ -231,7 +370,39 @@ pub(super) fn random_command(random: &mut Random, configuration: &Configuration)
             signal: 1,
             pid: None,
             worker: None,
+            child_pid: None,
             target: SignalTarget::Process,
+        }),
+        14 | 15 => {
+            let number = random.up_to(4);
+            let option = if one_in(random, 3) {
+                ("numprocesses".to_owned(), json!(number))
+            } else {
+                ("args".to_owned(), json!(format!("--level {number}")))
+            };
+            Command::Set(SetOptions {
+                selection,
+                options: [option].into(),
+                wait,
+            })
+        }
+        16 | 17 => {
+            let texts = scenario::extra_options().into_iter();
+            Command::Add(Add {
+                name: EXTRA.to_owned(),
+                options: texts.map(|(key, text)| (key, json!(text))).collect(),
+                start: !one_in(random, 3),
+                wait,
+            })
+        }
+        18 => Command::Rm(Remove {
+            selection,
+            stopping: Stopping::from(one_in(random, 3)),
+            wait,
+        }),
+        19 | 20 => Command::ReloadConfig(ReloadConfig {
+            dry_run: one_in(random, 3),
+            wait,
         }),
         _ => Command::Status(Selection::default()),
     }
@@ -255,8 +426,11 @@ pub(super) fn random_ending(random: &mut Random) -> Command {
 
 fn random_selection(random: &mut Random, configuration: &Configuration) -> Selection {
     let count = u64::try_from(configuration.watchers.len()).unwrap_or(0);
-    if count == 0 || one_in(random, 8) {
+    if one_in(random, 8) {
         return Selection::default();
+    }
+    if count == 0 || one_in(random, 6) {
+        return Selection::one(EXTRA);
     }
     let index = usize::try_from(random.up_to(count - 1)).unwrap_or(0);
     let name = configuration.watchers[index].name.clone();

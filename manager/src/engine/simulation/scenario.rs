@@ -5,9 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::kernel::{Weather, one_in};
-use crate::config::model::{
-    Backoff, Configuration, GlobalSettings, Location, RetryLimit, SocketConfig, WatcherConfig,
-};
+use crate::config::amend;
+use crate::config::model::{Configuration, GlobalSettings, Location, SocketConfig, WatcherConfig};
 use crate::engine::random::Random;
 
 /// How wild a run is.
@@ -47,33 +46,75 @@ pub(super) fn configuration(random: &mut Random, mood: Mood) -> Configuration {
 
 fn watcher(random: &mut Random, index: u64, mood: Mood) -> WatcherConfig {
     let name = ["web", "Two Words", "dot.ted"][usize::try_from(index % 3).unwrap_or(0)];
-    let mut config = WatcherConfig::with_defaults(name, Location::new("simulation.ini", 1, 1));
-    config.cmd =
-        ["serve", "serve $(circus.sockets.web)"][usize::from(one_in(random, 2))].to_owned();
-    config.numprocesses = u32::try_from(random.up_to(3)).unwrap_or(1);
-    config.priority = i64::try_from(random.up_to(2)).unwrap_or(0);
-    config.warmup_delay = Duration::from_millis(700 * random.up_to(1) * random.up_to(2));
-    config.graceful_timeout = Duration::from_millis(1000 * random.up_to(3));
-    config.backoff = Backoff {
-        min: Duration::from_millis(100),
-        max: Duration::from_secs(5),
-        reset_after: Duration::from_secs(10),
+    let mut options = BTreeMap::new();
+    let mut put = |key: &str, value: String| {
+        options.insert(key.to_owned(), value);
     };
-    config.max_retry = match random.up_to(2) {
-        0 => RetryLimit::Forever,
-        limit => RetryLimit::Attempts(u32::try_from(limit * 2).unwrap_or(2)),
+    let seconds = |ms: u64| Duration::from_millis(ms).as_secs_f64().to_string();
+    let cmd = ["serve", "serve $(circus.sockets.web)"][usize::from(one_in(random, 2))];
+    put("cmd", cmd.to_owned());
+    let numprocesses = random.up_to(3);
+    put("numprocesses", numprocesses.to_string());
+    put("priority", random.up_to(2).to_string());
+    put(
+        "warmup_delay",
+        seconds(700 * random.up_to(1) * random.up_to(2)),
+    );
+    put("graceful_timeout", random.up_to(3).to_string());
+    put("backoff_min", "0.1".to_owned());
+    put("backoff_max", "5".to_owned());
+    put("backoff_reset", "10".to_owned());
+    let max_retry = match random.up_to(2) {
+        0 => "-1".to_owned(),
+        limit => (limit * 2).to_string(),
     };
-    config.stop_children = one_in(random, 4);
-    config.use_papa = one_in(random, 3);
+    put("max_retry", max_retry);
+    put("stop_children", one_in(random, 4).to_string());
+    put("use_papa", one_in(random, 3).to_string());
     if mood == Mood::Wild {
-        config.autostart = !one_in(random, 6);
-        config.respawn = !one_in(random, 6);
-        config.singleton = config.numprocesses <= 1 && one_in(random, 4);
-        config.send_hup = one_in(random, 6);
-        config.max_age = one_in(random, 5).then_some(Duration::from_secs(20));
-        config.max_age_variance = Duration::from_secs(5);
+        put("autostart", (!one_in(random, 6)).to_string());
+        put("respawn", (!one_in(random, 6)).to_string());
+        let singleton = numprocesses <= 1 && one_in(random, 4);
+        put("singleton", singleton.to_string());
+        put("send_hup", one_in(random, 6).to_string());
+        if one_in(random, 5) {
+            put("max_age", "20".to_owned());
+        }
+        put("max_age_variance", "5".to_owned());
     }
-    config
+    define(name, &options)
+}
+
+fn define(name: &str, options: &BTreeMap<String, String>) -> WatcherConfig {
+    match amend::defined(name, options) {
+        Ok(config) => config,
+        Err(error) => panic!("the scenario makes no sense: {error}"),
+    }
+}
+
+/// The watcher that operators make and remove, and no file knows.
+pub(super) fn extra() -> WatcherConfig {
+    define(EXTRA, &extra_options())
+}
+
+/// See [`extra`].
+pub(super) const EXTRA: &str = "Extra";
+
+pub(super) fn extra_options() -> BTreeMap<String, String> {
+    [
+        ("cmd", "serve extra"),
+        ("numprocesses", "2"),
+        ("backoff_max", "5"),
+    ]
+    .map(|(key, text)| (key.to_owned(), text.to_owned()))
+    .into()
+}
+
+/// Other options for a watcher of the file.
+fn rewrite(config: &mut WatcherConfig, key: &str, value: &str) {
+    let mut options = config.options.clone();
+    options.insert(key.to_owned(), value.to_owned());
+    *config = define(&config.name, &options);
 }
 
 /// An edit of the file.
@@ -91,12 +132,25 @@ pub(super) fn edit(random: &mut Random, configuration: &Configuration) -> Config
                 changed.watchers.push(fresh);
             }
         }
-        2 if count > 0 => changed.watchers[index].cmd.push_str(" --new"),
+        2 if count > 0 => changed = edit_program(random, configuration),
         _ => {
             if let Some(watcher) = changed.watchers.get_mut(index).filter(|it| !it.singleton) {
-                watcher.numprocesses = u32::try_from(random.up_to(4)).unwrap_or(0);
+                rewrite(watcher, "numprocesses", &random.up_to(4).to_string());
             }
         }
+    }
+    changed
+}
+
+/// An edit after which processes have to be replaced.
+pub(super) fn edit_program(random: &mut Random, configuration: &Configuration) -> Configuration {
+    let mut changed = configuration.clone();
+    let count = u64::try_from(changed.watchers.len()).unwrap_or(0);
+    let index = usize::try_from(random.up_to(count.saturating_sub(1))).unwrap_or(0);
+    if let Some(watcher) = changed.watchers.get_mut(index) {
+        let key = ["cmd", "args"][usize::from(one_in(random, 2))];
+        let number = random.up_to(9);
+        rewrite(watcher, key, &format!("serve --{number}"));
     }
     changed
 }

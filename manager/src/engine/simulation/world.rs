@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::kernel::{SOMEBODY, SimKernel, one_in};
-use super::operators::{Model, Words, random_command, random_ending};
+use super::operators::{Model, random_command, random_ending};
 use super::scenario::{self, Mood};
 use crate::command::{Command, RefusalKind, Response};
 use crate::config::model::Configuration;
@@ -36,6 +36,8 @@ pub(super) struct World {
     pub(super) reaps: BTreeMap<Pid, u32>,
     pub(super) log: VecDeque<String>,
     pub(super) polls: u64,
+    /// Commands for which the file is to be read.
+    reads: Vec<CommandId>,
     next_command: u64,
     next_key: u64,
 }
@@ -99,6 +101,7 @@ impl World {
             reaps: BTreeMap::new(),
             log: VecDeque::new(),
             polls: 0,
+            reads: Vec::new(),
             next_command: 0,
             next_key: 0,
         }
@@ -147,6 +150,13 @@ impl World {
     /// Starts a manager if there is none, connects it if it is not.
     pub(super) fn keep_a_manager(&mut self) -> Result<(), String> {
         if self.engine.is_none() {
+            if self.mood == Mood::Wild && one_in(&mut self.random, 6) {
+                // Nobody was there to see it.
+                self.note(|| "--- the file is edited".to_owned());
+                self.configuration = scenario::edit_program(&mut self.random, &self.configuration);
+                self.story
+                    .push(Chapter::Configured(self.configuration.clone()));
+            }
             let seed = self.random.next_u64();
             let settings = Settings {
                 namespace: "sim".to_owned(),
@@ -185,7 +195,7 @@ impl World {
         self.polls += 1;
         for _ in 0..ACTIONS_PER_INPUT_MAX {
             let Some(action) = self.engine.as_mut().and_then(Engine::poll_action) else {
-                return Ok(());
+                return self.read_file();
             };
             self.note(|| format!("   <- {action:?}"));
             self.route(action)?;
@@ -193,6 +203,34 @@ impl World {
         Err(format!(
             "more than {ACTIONS_PER_INPUT_MAX} actions in a row"
         ))
+    }
+
+    /// The file is read for whoever asked, edited or not, or cannot be read.
+    fn read_file(&mut self) -> Result<(), String> {
+        let Some(command) = self.reads.pop() else {
+            return Ok(());
+        };
+        let Some(place) = self.waiting.get(&command).copied() else {
+            return Ok(());
+        };
+        let dry_run = self.story.get(place).is_some_and(|chapter| match chapter {
+            Chapter::Command { command, .. } => {
+                matches!(command, Command::ReloadConfig(request) if request.dry_run)
+            }
+            Chapter::Configured(_) | Chapter::Wiped | Chapter::Left { .. } => false,
+        });
+        let leaving = self.engine.as_ref().is_some_and(|it| it.ending.begun());
+        let result = if one_in(&mut self.random, 4) {
+            Err("line 1: no".to_owned())
+        } else {
+            let edited = scenario::edit(&mut self.random, &self.configuration);
+            if !dry_run && !leaving {
+                self.configuration = edited.clone();
+                self.story.push(Chapter::Configured(edited.clone()));
+            }
+            Ok(Box::new(edited))
+        };
+        self.tell(Input::ConfigurationRead { command, result })
     }
 
     fn route(&mut self, action: Action) -> Result<(), String> {
@@ -204,7 +242,11 @@ impl World {
                 }
                 Ok(())
             }
-            Action::Log { .. } => Ok(()),
+            Action::Log { .. } | Action::Configure(_) => Ok(()),
+            Action::ReadConfiguration { command } => {
+                self.reads.push(command);
+                Ok(())
+            }
             Action::Finished(outcome) => {
                 let configuration = self.configuration.clone();
                 self.story.push(Chapter::Left {
@@ -246,6 +288,9 @@ impl World {
                     RefusalKind::NotRemembered | RefusalKind::Replaced => Heard::Perhaps,
                     RefusalKind::UnknownWatcher
                     | RefusalKind::UnknownProcess
+                    | RefusalKind::UnknownOption
+                    | RefusalKind::AlreadyExists
+                    | RefusalKind::InvalidConfiguration
                     | RefusalKind::Invalid
                     | RefusalKind::TooMany
                     | RefusalKind::Leaving
@@ -441,6 +486,7 @@ impl World {
         self.engine = None;
         self.session = None;
         self.waiting.clear();
+        self.reads.clear();
     }
 
     /// Another manager takes the lease while this one lives.
@@ -529,7 +575,10 @@ impl World {
                     }
                 }
                 Chapter::Configured(configuration) => model.reconfigure(configuration),
-                Chapter::Wiped => model.words.values_mut().for_each(Words::blur),
+                Chapter::Wiped => {
+                    let words = model.words.iter_mut();
+                    words.for_each(|(key, words)| words.blur(key));
+                }
                 Chapter::Left {
                     outcome,
                     configuration,
@@ -556,6 +605,9 @@ impl World {
 fn brief(input: &Input) -> String {
     match input {
         Input::ConfigurationChanged(_) => "ConfigurationChanged".to_owned(),
+        Input::ConfigurationRead { command, result } => {
+            format!("ConfigurationRead {command}: {}", result.is_ok())
+        }
         Input::KernelConnected(facts) => format!(
             "KernelConnected epoch {} with {:?} and {:?}",
             facts.epoch,

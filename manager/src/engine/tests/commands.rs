@@ -41,6 +41,7 @@ fn commands_survive_json() {
             signal: 1,
             pid: Some(7),
             worker: None,
+            child_pid: None,
             target: SignalTarget::Tree,
         }),
         Command::Quit(crate::command::End { wait: Wait::Done }),
@@ -110,6 +111,7 @@ fn a_signal_reaches_the_chosen_processes_or_is_refused() {
             signal,
             pid: None,
             worker,
+            child_pid: None,
             target: SignalTarget::Process,
         })
     };

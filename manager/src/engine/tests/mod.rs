@@ -1,6 +1,7 @@
 //! Behaviour of the engine in single stories, against the simulation's kernel. The claims are the
 //! names; the simulation is for what nobody thought of.
 
+mod amending;
 mod commands;
 mod ending;
 mod recovering;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use super::simulation::kernel::{SimKernel, Weather};
 use super::*;
 use crate::command::{Answer, Command, Response, Selection, WatcherStatus};
+use crate::config::amend;
 use crate::config::model::{Configuration, GlobalSettings, Location, SocketConfig, WatcherConfig};
 use random::Random;
 
@@ -28,10 +30,15 @@ const CALM: Weather = Weather {
 
 /// A watcher of some name, to be changed further.
 fn watcher(name: &str) -> WatcherConfig {
-    let mut config = WatcherConfig::with_defaults(name, Location::new("test.ini", 1, 1));
-    config.cmd = "serve".to_owned();
-    config.graceful_timeout = Duration::from_secs(5);
-    config
+    written(name, &[])
+}
+
+/// A watcher with options as they would stand in a file.
+fn written(name: &str, options: &[(&str, &str)]) -> WatcherConfig {
+    let usual = [("cmd", "serve"), ("graceful_timeout", "5")];
+    let options = usual.iter().chain(options);
+    let options = options.map(|(key, text)| ((*key).to_owned(), (*text).to_owned()));
+    amend::defined(name, &options.collect()).expect("a watcher")
 }
 
 fn configuration(watchers: Vec<WatcherConfig>) -> Configuration {
@@ -66,6 +73,10 @@ struct Bench {
     asked: Vec<Action>,
     /// Answers to values are kept back.
     hold_values: bool,
+    /// What the file says when it is read again.
+    file: Result<Configuration, String>,
+    /// What the shells were told last.
+    configured: Option<std::sync::Arc<Configuration>>,
 }
 
 impl Bench {
@@ -80,7 +91,9 @@ impl Bench {
             seed: 1,
         };
         let mut bench = Self {
-            engine: Engine::new(settings, configuration),
+            engine: Engine::new(settings, configuration.clone()),
+            file: Ok(configuration),
+            configured: None,
             kernel,
             random: Random::new(1),
             now: Moment(1_000_000_000_000),
@@ -103,9 +116,11 @@ impl Bench {
             namespace: "sim".to_owned(),
             seed: 2,
         };
-        let engine = Engine::new(settings, configuration);
+        let engine = Engine::new(settings, configuration.clone());
         let mut next = Self {
             engine,
+            file: Ok(configuration),
+            configured: None,
             kernel: self.kernel,
             random: self.random,
             now,
@@ -156,6 +171,12 @@ impl Bench {
                     .push(event.topic().trim_start_matches("watcher.").to_owned());
             }
             Action::Log { .. } => {}
+            Action::Configure(configuration) => self.configured = Some(configuration),
+            Action::ReadConfiguration { command } => {
+                let result = self.file.clone().map(Box::new);
+                self.incoming
+                    .push_back(Input::ConfigurationRead { command, result });
+            }
             Action::Finished(outcome) => self.finished = Some(outcome),
             Action::AttachOutput(source) => {
                 let ended = |it: &HeldProcess| it.ended.is_some();

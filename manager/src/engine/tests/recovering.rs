@@ -18,6 +18,7 @@ fn identity(watcher: &str, worker: u32) -> Identity {
     Identity {
         watcher: WatcherKey::of(watcher),
         worker: WorkerId(worker),
+        program: None,
         configuration: String::new(),
         restarts: 0,
         spawn: format!("{watcher}-{worker}"),
@@ -120,12 +121,28 @@ fn processes_of_a_watcher_that_is_gone_are_stopped_and_forgotten() {
 }
 
 #[test]
-fn a_changed_command_is_shown_and_rolled_on_demand() {
+fn a_changed_command_is_applied_by_the_next_manager() {
+    let bench = Bench::new(vec![watcher("web"), watcher("other")]);
+    let before = ids(&bench);
+    let better = written("web", &[("cmd", "serve --better")]);
+    let mut bench = bench.next_manager(configuration(vec![better, watcher("other")]));
+    bench.advance(Duration::from_secs(60));
+    assert!(!bench.status("web").processes[0].outdated);
+    let after = ids(&bench);
+    assert_eq!(after.iter().filter(|id| before.contains(id)).count(), 1);
+}
+
+#[test]
+fn another_environment_of_the_manager_replaces_nothing() {
     let bench = Bench::new(vec![watcher("web")]);
+    let before = ids(&bench);
     let mut config = watcher("web");
-    config.cmd = "serve --better".to_owned();
+    config
+        .environment
+        .insert("TERM".to_owned(), "vt100".to_owned());
     let mut bench = bench.next_manager(configuration(vec![config]));
     bench.advance(Duration::from_secs(60));
+    assert_eq!(ids(&bench), before);
     assert!(bench.status("web").processes[0].outdated);
     bench.command(Command::Reload(Reload::default()));
     bench.advance(Duration::from_secs(3));

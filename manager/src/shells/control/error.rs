@@ -49,15 +49,6 @@ impl ControlError {
         let message = format!("no watcher matches {name:?}");
         Self::new(StatusCode::NOT_FOUND, "unknown_watcher", message)
     }
-
-    /// The manager ended before it could answer.
-    pub(super) fn leaving() -> Self {
-        Self::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "leaving",
-            "the manager is leaving",
-        )
-    }
 }
 
 impl From<Refusal> for ControlError {
@@ -65,6 +56,11 @@ impl From<Refusal> for ControlError {
         let (status, code) = match refusal.kind {
             RefusalKind::UnknownWatcher => (StatusCode::NOT_FOUND, "unknown_watcher"),
             RefusalKind::UnknownProcess => (StatusCode::NOT_FOUND, "unknown_process"),
+            RefusalKind::UnknownOption => (StatusCode::NOT_FOUND, "unknown_option"),
+            RefusalKind::AlreadyExists => (StatusCode::CONFLICT, "already_exists"),
+            RefusalKind::InvalidConfiguration => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "invalid_configuration")
+            }
             RefusalKind::Invalid => (StatusCode::BAD_REQUEST, "invalid"),
             RefusalKind::TooMany => (StatusCode::TOO_MANY_REQUESTS, "too_many"),
             RefusalKind::Leaving => (StatusCode::SERVICE_UNAVAILABLE, "leaving"),

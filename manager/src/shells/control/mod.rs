@@ -24,13 +24,14 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{broadcast, watch};
 
 use self::door::Door;
 use self::error::ControlError;
 use self::wire::{EventLine, ManagerInfo};
-use crate::command::{Answer, Command, Matching, Response as CommandResponse, Selection};
+use crate::command::{Answer, Command, Matching, Selection};
 use crate::config::model::Configuration;
+use crate::shells::asking::Asker;
 use crate::shells::history::History;
 use crate::shells::kernel_report::{self, resident_kib};
 use crate::shells::log::Log;
@@ -43,15 +44,6 @@ pub const COMMANDS_WAITING_MAX: usize = 256;
 
 /// Events that wait for one slow follower; the oldest go, and it is told how many.
 pub const EVENTS_KEPT: usize = 1024;
-
-/// A command on its way to the engine.
-#[derive(Debug)]
-pub struct CommandRequest {
-    /// What is asked.
-    pub command: Command,
-    /// Who waits for the answer. Dropped without one when the manager ends first.
-    pub reply: oneshot::Sender<CommandResponse>,
-}
 
 /// What does not change while a manager lives.
 #[derive(Debug)]
@@ -85,7 +77,7 @@ async fn left(stay: &mut watch::Receiver<Stay>) {
 #[derive(Clone, Debug)]
 pub struct Control {
     /// Commands go here.
-    pub commands: mpsc::Sender<CommandRequest>,
+    pub asker: Asker,
     /// Output of children.
     pub history: History,
     /// What happens.
@@ -147,13 +139,7 @@ async fn method_not_allowed(method: Method, uri: Uri) -> ControlError {
 
 impl Control {
     async fn ask(&self, command: Command) -> Result<Answer, ControlError> {
-        let (reply, answer) = oneshot::channel();
-        let request = CommandRequest { command, reply };
-        self.commands
-            .send(request)
-            .await
-            .map_err(|_| ControlError::leaving())?;
-        Ok(answer.await.map_err(|_| ControlError::leaving())??)
+        Ok(self.asker.ask(command).await?)
     }
 
     fn manager(&self) -> ManagerInfo {

@@ -9,15 +9,18 @@ use std::thread;
 use kingpole_protocol::places::MANAGER_SOCKET;
 use kingpole_protocol::record::Stream;
 
+use tokio::sync::mpsc;
+
 use super::*;
 use crate::cli::client::{ManagerClient, Patience};
 use crate::cli::exit::Exit;
 use crate::command::{Change, KernelLink, Refusal, RefusalKind, StatusReport, Wait, WatcherStatus};
-use crate::command::{ProcessState, ProcessStatus, WatcherState};
+use crate::command::{ProcessState, ProcessStatus, Response as CommandResponse, WatcherState};
 use crate::config::model::{
     FileStreamConfig, GlobalSettings, Location, StreamConfig, WatcherConfig,
 };
 use crate::engine::{Event, EventAction, Level, Moment, Pid, ProcessId, WorkerId};
+use crate::shells::asking::CommandRequest;
 use crate::shells::history::Origin;
 use crate::shells::log::Decoration;
 
@@ -40,8 +43,9 @@ impl Served {
         let (stay, staying) = watch::channel(Stay::Yes);
         let (commands, mut inbox) = mpsc::channel::<CommandRequest>(4);
         let (_, configuration) = watch::channel(Arc::new(configuration(dir.path())));
+        let kernel_socket = dir.path().join("kernel.sock");
         let control = Control {
-            commands,
+            asker: Asker::new(commands, kernel_socket.clone()),
             history: history.clone(),
             events: events.clone(),
             configuration,
@@ -49,7 +53,7 @@ impl Served {
             about: Arc::new(About {
                 configuration: "/etc/web.ini".into(),
                 runtime_dir: dir.path().to_owned(),
-                kernel_socket: dir.path().join("kernel.sock"),
+                kernel_socket,
                 since: Instant::now(),
             }),
         };

@@ -1,6 +1,7 @@
 //! The shapes of the control server's answers that are not answers of the engine.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::engine::{Event, EventAction};
 use crate::shells::clock::Clocks;
@@ -74,14 +75,16 @@ impl From<&Line> for LogEntry {
     }
 }
 
-/// One line of `GET /v1/events`.
+/// One event on the manager's bus: a line of `GET /v1/events`, and what Circus's own clients are told
+/// of by [`EventLine::circus_payload`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventLine {
     /// Circus's topic, `watcher.NAME.ACTION`.
     pub topic: String,
     /// The watcher's name as configured.
     pub watcher: String,
-    /// `start`, `stop`, `spawn`, `reap`, `kill`, `reload` or `updated`.
+    /// `start`, `stop`, `spawn`, `reap`, `kill`, `reload`, `updated`, `add`, `remove`,
+    /// `hook_success` or `hook_failure`.
     pub action: String,
     /// When, nanoseconds since 1970.
     pub time_ns: u64,
@@ -93,28 +96,72 @@ pub struct EventLine {
     /// Exit status, or the negative number of the signal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
+    /// The hook it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hook: Option<String>,
+    /// Why the hook failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 impl From<&Event> for EventLine {
     fn from(event: &Event) -> Self {
-        let (pid, exit_code) = match event.action {
-            EventAction::Spawn { pid } | EventAction::Kill { pid } => (Some(pid.0), None),
-            EventAction::Reap { pid, exit_code } => (Some(pid.0), Some(exit_code)),
-            EventAction::Start | EventAction::Stop | EventAction::Reload | EventAction::Updated => {
-                (None, None)
-            }
-        };
         let time_ns = Clocks::read().wall_of(event.at);
-        Self {
+        let mut line = Self {
             topic: event.topic(),
             watcher: event.watcher.clone(),
             action: event.action.name().to_owned(),
             time_ns,
             time: time_text(time_ns),
-            pid,
-            exit_code,
+            pid: None,
+            exit_code: None,
+            hook: None,
+            error: None,
+        };
+        match &event.action {
+            EventAction::Spawn { pid } | EventAction::Kill { pid } => line.pid = Some(pid.0),
+            EventAction::Reap { pid, exit_code } => {
+                line.pid = Some(pid.0);
+                line.exit_code = Some(*exit_code);
+            }
+            EventAction::HookSuccess { name } => line.hook = Some(name.clone()),
+            EventAction::HookFailure { name, error } => {
+                line.hook = Some(name.clone());
+                line.error = Some(error.clone());
+            }
+            EventAction::Start
+            | EventAction::Stop
+            | EventAction::Reload
+            | EventAction::Updated
+            | EventAction::Add
+            | EventAction::Remove => {}
         }
+        line
     }
+}
+
+impl EventLine {
+    /// The payload of the event as Circus publishes it under the topic.
+    #[must_use]
+    pub fn circus_payload(&self) -> Value {
+        let mut payload = serde_json::Map::new();
+        let mut put = |key: &str, value: Option<Value>| {
+            if let Some(value) = value {
+                payload.insert(key.to_owned(), value);
+            }
+        };
+        put("process_pid", self.pid.map(Value::from));
+        put("time", Some(Value::from(seconds(self.time_ns))));
+        put("exit_code", self.exit_code.map(Value::from));
+        put("name", self.hook.clone().map(Value::from));
+        put("error", self.error.clone().map(Value::from));
+        Value::Object(payload)
+    }
+}
+
+/// Nanoseconds as the seconds that Python counts in.
+fn seconds(time_ns: u64) -> f64 {
+    std::time::Duration::from_nanos(time_ns).as_secs_f64()
 }
 
 /// A time as RFC 3339 in UTC, to the microsecond.

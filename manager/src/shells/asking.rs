@@ -1,0 +1,201 @@
+//! How everybody who serves clients asks the manager: one question, one answer. What the engine
+//! cannot know, because only the system does, is added here: resources of processes, addresses and
+//! descriptors of sockets. A signal to a grandchild of ours is sent here too: nobody has to decide
+//! anything for it.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use kingpole_protocol::client::blocking::Client;
+use kingpole_protocol::places::Address;
+use kingpole_protocol::spec::{SocketAddress, SocketSpec};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::spawn_blocking;
+
+use super::processes::{self, Sampler};
+use crate::command::{
+    Answer, Command, ManagerStatistics, Refusal, RefusalKind, Response, SignalRequest,
+    SocketDetail, WatcherStatistics,
+};
+use crate::engine::Pid;
+
+/// How long the kernel may take to list its sockets.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A command on its way to the engine.
+#[derive(Debug)]
+pub struct CommandRequest {
+    /// What is asked.
+    pub command: Command,
+    /// Who waits for the answer. Dropped without one when the manager ends first.
+    pub reply: oneshot::Sender<Response>,
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Asker {
+    commands: mpsc::Sender<CommandRequest>,
+    kernel_socket: PathBuf,
+    sampler: Arc<Mutex<Sampler>>,
+}
+
+impl Asker {
+    /// Sends commands there, and asks this kernel for what it alone knows.
+    #[must_use]
+    pub fn new(commands: mpsc::Sender<CommandRequest>, kernel_socket: PathBuf) -> Self {
+        Self {
+            commands,
+            kernel_socket,
+            sampler: Arc::default(),
+        }
+    }
+
+    /// Asks, and waits for the answer.
+    ///
+    /// # Errors
+    /// What the manager refuses, and that it leaves before it could answer.
+    pub async fn ask(&self, command: Command) -> Response {
+        match command {
+            Command::Signal(request) if request.child_pid.is_some() => {
+                self.signal_child(request).await
+            }
+            command => {
+                let answer = self.ask_engine(command).await?;
+                self.complete(answer).await
+            }
+        }
+    }
+
+    async fn ask_engine(&self, command: Command) -> Response {
+        let (reply, answer) = oneshot::channel();
+        let request = CommandRequest { command, reply };
+        self.commands.send(request).await.map_err(|_| leaving())?;
+        answer.await.map_err(|_| leaving())?
+    }
+
+    async fn complete(&self, answer: Answer) -> Response {
+        match answer {
+            Answer::Stats { watchers } => {
+                let watchers = self.blocking(move |it| it.measure(watchers)).await?;
+                Ok(Answer::Stats { watchers })
+            }
+            Answer::Dstats { manager: _ } => {
+                let manager = self.blocking(Self::measure_manager).await?;
+                Ok(Answer::Dstats { manager })
+            }
+            Answer::Sockets { sockets } => {
+                let sockets = self.blocking(move |it| it.locate(sockets)).await?;
+                Ok(Answer::Sockets { sockets })
+            }
+            other => Ok(other),
+        }
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let asker = self.clone();
+        spawn_blocking(move || work(&asker))
+            .await
+            .map_err(|_| leaving())
+    }
+
+    fn measure(&self, mut watchers: Vec<WatcherStatistics>) -> Vec<WatcherStatistics> {
+        let mut sampler = self.sampler.lock().unwrap_or_else(PoisonError::into_inner);
+        for process in watchers.iter_mut().flat_map(|it| &mut it.processes) {
+            process.info = sampler.info_with_children(process.pid.0);
+        }
+        sampler.forget_old();
+        watchers
+    }
+
+    fn measure_manager(&self) -> Option<ManagerStatistics> {
+        let mut sampler = self.sampler.lock().unwrap_or_else(PoisonError::into_inner);
+        let info = sampler.info(std::process::id())?;
+        Some(ManagerStatistics { info })
+    }
+
+    /// Adds what the kernel knows; without it, what the configuration says stays.
+    fn locate(&self, mut sockets: Vec<SocketDetail>) -> Vec<SocketDetail> {
+        let client = concat!("kingpole-manager/", env!("CARGO_PKG_VERSION"));
+        let held = held_sockets(&self.kernel_socket, client).unwrap_or_default();
+        for socket in &mut sockets {
+            let Some((spec, fileno)) = held
+                .iter()
+                .find(|(spec, _)| spec.name == socket.kernel_name)
+            else {
+                continue;
+            };
+            socket.fd = *fileno;
+            match &spec.address {
+                SocketAddress::Unix { path, .. } => {
+                    socket.path = Some(path.to_text().into_owned());
+                }
+                SocketAddress::Inet { host, port } | SocketAddress::Inet6 { host, port } => {
+                    socket.host = Some(host.clone());
+                    socket.port = Some(*port);
+                }
+            }
+        }
+        sockets.sort_by(|a, b| (a.fd, &a.name).cmp(&(b.fd, &b.name)));
+        sockets
+    }
+
+    /// Signals a direct child of one of our processes.
+    async fn signal_child(&self, request: SignalRequest) -> Response {
+        let (Some(pid), Some(child)) = (request.pid, request.child_pid) else {
+            return Err(refused(
+                RefusalKind::Invalid,
+                "child_pid needs the pid of its parent",
+            ));
+        };
+        let of = Command::ListPids(request.selection.clone());
+        let Answer::Pids { watchers } = self.ask_engine(of).await? else {
+            return Err(refused(
+                RefusalKind::Invalid,
+                "the processes cannot be listed",
+            ));
+        };
+        if !watchers.iter().any(|it| it.pids.contains(&Pid(pid))) {
+            return Err(refused(
+                RefusalKind::UnknownProcess,
+                &format!("pid {pid} is not a live process of the watchers named"),
+            ));
+        }
+        let signal = request.signal;
+        let sent = spawn_blocking(move || processes::signal_child(pid, child, signal)).await;
+        match sent {
+            Ok(Ok(())) => Ok(Answer::Signaled {
+                pids: vec![Pid(child)],
+            }),
+            Ok(Err(reason)) => Err(refused(RefusalKind::UnknownProcess, &reason)),
+            Err(_) => Err(leaving()),
+        }
+    }
+}
+
+fn held_sockets(socket: &Path, client: &str) -> Option<Vec<(SocketSpec, Option<i32>)>> {
+    let address = Address::Unix(socket.to_owned());
+    let mut client = Client::connect(&address, client, Some(ANSWER_TIMEOUT)).ok()?;
+    let sockets = client.sockets().ok()?;
+    Some(
+        sockets
+            .into_iter()
+            .map(|held| (held.spec, held.fileno))
+            .collect(),
+    )
+}
+
+fn refused(kind: RefusalKind, reason: &str) -> Refusal {
+    Refusal {
+        kind,
+        reason: reason.to_owned(),
+    }
+}
+
+/// The manager ended before it could answer.
+fn leaving() -> Refusal {
+    refused(RefusalKind::Leaving, "the manager is leaving")
+}
