@@ -12,6 +12,7 @@ use kingpole_protocol::ids::{ProcessId, RequestId};
 use kingpole_protocol::reply::Reply;
 use kingpole_protocol::request::{Commit, SignalTarget};
 use kingpole_protocol::spec::{LimitSpec, ProcessSpec, SocketSpec};
+use kingpole_protocol::status::SocketInfo;
 use std::path::PathBuf;
 
 /// Whom an answer goes to.
@@ -125,6 +126,13 @@ pub enum Effect {
         asker: Asker,
         /// What.
         spec: Box<SocketSpec>,
+    },
+    /// Send a socket's descriptor to whoever asks.
+    PassSocket {
+        /// Who asks.
+        asker: Asker,
+        /// Which.
+        socket: Box<SocketInfo>,
     },
     /// Close a socket and remove its path.
     CloseSocket {

@@ -56,7 +56,7 @@ impl Guests {
     pub fn admit_unix(&self, connection: &impl AsFd) -> Result<Peer, PeerError> {
         let who = self.0.admit_unix(connection)?;
         Ok(Peer {
-            address: "unix".to_owned(),
+            address: Peer::UNIX.to_owned(),
             uid: who.uid,
             pid: who.pid,
         })

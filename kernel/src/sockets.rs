@@ -331,16 +331,22 @@ impl SocketPlan {
     }
 }
 
+/// Whether the file of a unix socket is still the one that was bound.
+#[must_use]
+pub fn is_in_place(file: &UnixFile) -> bool {
+    fs::symlink_metadata(&file.path)
+        .is_ok_and(|found| found.dev() == file.device && found.ino() == file.inode)
+}
+
 /// Removes the file of a unix socket, unless another file has taken its place.
 ///
 /// # Errors
 /// That of `unlink`; a file that is gone or somebody else's is not one.
 pub fn unlink_if_ours(file: &UnixFile) -> io::Result<()> {
-    match fs::symlink_metadata(&file.path) {
-        Ok(found) if found.dev() == file.device && found.ino() == file.inode => {
-            fs::remove_file(&file.path)
-        }
-        _ => Ok(()),
+    if is_in_place(file) {
+        fs::remove_file(&file.path)
+    } else {
+        Ok(())
     }
 }
 

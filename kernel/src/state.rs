@@ -240,6 +240,17 @@ pub struct Peer {
     pub pid: i32,
 }
 
+impl Peer {
+    /// The address of everybody on a unix socket.
+    pub const UNIX: &str = "unix";
+
+    /// Whether the session is on a unix socket.
+    #[must_use]
+    pub fn is_unix(&self) -> bool {
+        self.address == Self::UNIX
+    }
+}
+
 /// A session.
 #[derive(Debug)]
 pub struct Session {

@@ -25,6 +25,9 @@ pub const MAGIC: [u8; 4] = *b"KPL1";
 /// Bytes in a frame header.
 pub const HEADER_BYTES: usize = 32;
 
+/// Where the number of descriptors stands in a header.
+const DESCRIPTORS_AT: usize = 28;
+
 /// First kind that is an event.
 pub const KIND_EVENT_FIRST: u16 = 0x4000;
 
@@ -168,6 +171,13 @@ pub(crate) fn encode_kind<T: Serialize>(
     Ok(frame)
 }
 
+/// Says in the header of a whole frame that a descriptor travels with it.
+pub fn announce_descriptor(frame: &mut [u8]) {
+    if let Some(count) = frame.get_mut(DESCRIPTORS_AT..DESCRIPTORS_AT + 2) {
+        count.copy_from_slice(&1_u16.to_le_bytes());
+    }
+}
+
 /// Declares a family of messages: an enum over them, their kinds, and decoding by kind.
 macro_rules! messages {
     ($(#[$doc:meta])* $family:ident { $($(#[$vdoc:meta])* $name:ident = $kind:literal,)* }) => {
@@ -258,6 +268,18 @@ mod tests {
     #[test]
     fn header_survives_the_wire() {
         assert_eq!(Header::parse(&header().to_bytes()), Ok(header()));
+    }
+
+    #[test]
+    fn an_announced_descriptor_changes_nothing_else() {
+        let mut bytes = header().to_bytes();
+        announce_descriptor(&mut bytes);
+        let announced = Header {
+            descriptors: 1,
+            ..header()
+        };
+        assert_eq!(Header::parse(&bytes), Ok(announced));
+        announce_descriptor(&mut []);
     }
 
     #[test]

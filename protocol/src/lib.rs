@@ -8,6 +8,8 @@
 //! Nothing here knows what a kernel does with a request, and nothing but [`client::blocking`] and
 //! [`peer`] (a feature) asks the system for anything.
 
+#![deny(unsafe_code)]
+
 pub mod bytes;
 pub mod client;
 pub mod codec;
@@ -27,6 +29,8 @@ pub mod reply;
 pub mod request;
 pub mod spec;
 pub mod status;
+#[expect(unsafe_code, reason = "the one module that takes over descriptors")]
+mod sys;
 
 pub use bytes::ByteString;
 pub use error::{ErrorCode, ErrorReply};

@@ -89,6 +89,17 @@ pub struct SocketMade {
     pub existed: bool,
 }
 
+/// A socket's descriptor. It travels with the first byte of this frame, whose header says 1
+/// descriptor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketPassed {
+    /// What it is.
+    pub socket: SocketInfo,
+    /// Whether clients find it: always for ports; for a path, whether the file there is still this
+    /// socket's, and not gone or replaced by another.
+    pub reachable: bool,
+}
+
 /// A lease is held by this session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseTaken {
@@ -125,6 +136,8 @@ messages! {
         Value = 0x8031,
         /// A socket is held.
         SocketMade = 0x8040,
+        /// A socket's descriptor.
+        SocketPassed = 0x8041,
         /// A lease is held.
         LeaseTaken = 0x8050,
     }

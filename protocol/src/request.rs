@@ -161,6 +161,17 @@ pub struct CloseSocket {
     pub name: String,
 }
 
+/// Asks for the descriptor of a socket that the kernel holds, to use it beside the kernel: what waits
+/// in it is kept while nobody is there. Unix sessions only. Answered by
+/// [`crate::reply::SocketPassed`], or refused: as `unsupported` where descriptors cannot travel, as
+/// `invalid` when the kernel keeps no descriptor of it (`reuseport`), as `pending` while earlier
+/// answers have not been read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FetchSocket {
+    /// Which.
+    pub name: String,
+}
+
 /// Takes a lease. Answered by [`crate::reply::LeaseTaken`] with its fencing number, or refused
 /// while a connected session holds it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -253,6 +264,8 @@ messages! {
         MakeSocket = 0x0040,
         /// Close a socket.
         CloseSocket = 0x0041,
+        /// Ask for a socket's descriptor.
+        FetchSocket = 0x0042,
         /// Take a lease.
         TakeLease = 0x0050,
         /// Give a lease back.

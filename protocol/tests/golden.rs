@@ -10,14 +10,14 @@ use kingpole_protocol::event::{
 use kingpole_protocol::hello::{Hello, Welcome};
 use kingpole_protocol::record::{RecordHeader, Stream};
 use kingpole_protocol::reply::{
-    Done, LeaseTaken, Leases, Processes, Reply, Sessions, Signalled, SocketMade, Sockets, Spawned,
-    Value, Values,
+    Done, LeaseTaken, Leases, Processes, Reply, Sessions, Signalled, SocketMade, SocketPassed,
+    Sockets, Spawned, Value, Values,
 };
 use kingpole_protocol::request::{
-    CloseSocket, Commit, ExitIfIdle, Follow, GetValue, Grant, ListLeases, ListProcesses,
-    ListSessions, ListSockets, ListValues, MakeSocket, OutputAcknowledgement, Ping, ReleaseLease,
-    Remove, Request, Signal, SignalTarget, Spawn, Status, Subscribe, TakeLease, Unfollow,
-    ValueChange,
+    CloseSocket, Commit, ExitIfIdle, FetchSocket, Follow, GetValue, Grant, ListLeases,
+    ListProcesses, ListSessions, ListSockets, ListValues, MakeSocket, OutputAcknowledgement, Ping,
+    ReleaseLease, Remove, Request, Signal, SignalTarget, Spawn, Status, Subscribe, TakeLease,
+    Unfollow, ValueChange,
 };
 use kingpole_protocol::spec::{
     LimitSpec, OutputSpec, Overflow, ProcessSpec, SocketAddress, SocketKind, SocketSpec, StdinSpec,
@@ -252,6 +252,10 @@ fn requests() -> Vec<Request> {
             name: text("circus.web"),
         }
         .into(),
+        FetchSocket {
+            name: text("manager.control"),
+        }
+        .into(),
         TakeLease {
             name: text("manager"),
             resume: Fence(8),
@@ -389,6 +393,11 @@ fn replies() -> Vec<Reply> {
         SocketMade {
             socket: socket(socket_specs().remove(2)),
             existed: false,
+        }
+        .into(),
+        SocketPassed {
+            socket: socket(socket_specs().remove(0)),
+            reachable: true,
         }
         .into(),
         LeaseTaken { fence: Fence(7) }.into(),

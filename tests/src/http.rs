@@ -32,7 +32,9 @@ pub fn get(server: SocketAddr, path: &str) -> io::Result<(u16, String)> {
     })
 }
 
-fn parse(answer: &[u8]) -> Option<(u16, String)> {
+/// Status and body of a whole answer.
+#[must_use]
+pub fn parse(answer: &[u8]) -> Option<(u16, String)> {
     let text = std::str::from_utf8(answer).ok()?;
     let (head, body) = text.split_once("\r\n\r\n")?;
     let mut lines = head.lines();

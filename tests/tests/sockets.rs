@@ -453,3 +453,74 @@ fn a_socket_can_be_bound_to_an_interface() {
     let connection = TcpStream::connect(("127.0.0.1", port(&info))).unwrap();
     assert_eq!(pid_over(connection), server.info.pid);
 }
+
+#[test]
+fn a_client_accepts_beside_the_kernel_and_what_waits_outlives_both() {
+    let kernel = Kernel::start();
+    let mut client = kernel.client();
+    let path = kernel.scratch().join("held.sock");
+    client.make_socket(unix("held", &path)).unwrap();
+    let fetch = |client: &mut Client| {
+        let (passed, descriptor) = client.fetch_socket("held").unwrap();
+        assert!(passed.reachable, "{passed:?}");
+        std::os::unix::net::UnixListener::from(descriptor)
+    };
+    let listener = fetch(&mut client);
+    let flags = nix::fcntl::fcntl(&listener, nix::fcntl::FcntlArg::F_GETFD).unwrap();
+    assert_eq!(flags, nix::fcntl::FdFlag::FD_CLOEXEC.bits());
+    let connection = UnixStream::connect(&path).unwrap();
+    drop(listener.accept().unwrap());
+    drop((connection, listener));
+    let mut waiting = UnixStream::connect(&path).unwrap();
+    let before = kernel.serving();
+    before.signal(libc::SIGKILL).unwrap();
+    let mut client = wait::until("the next kernel serves", || {
+        let client = kernel
+            .try_client("kingpole-tests/0")
+            .map_err(|e| e.to_string())?;
+        match client.welcome().pid == before.pid() {
+            true => Err("still the old one".to_owned()),
+            false => Ok(client),
+        }
+    });
+    let (mut accepted, _) = fetch(&mut client).accept().unwrap();
+    std::io::Write::write_all(&mut accepted, b"served").unwrap();
+    drop(accepted);
+    let mut text = String::new();
+    waiting.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "served");
+    std::fs::remove_file(&path).unwrap();
+    let (passed, _) = client.fetch_socket("held").unwrap();
+    assert!(!passed.reachable, "its file is gone: {passed:?}");
+}
+
+#[test]
+fn a_descriptor_that_cannot_travel_is_refused_with_what_to_do() {
+    let scratch = std::rc::Rc::new(kingpole_tests::Scratch::new());
+    let kernel = Kernel::start_in(scratch, &["--listen", "tcp:127.0.0.1:0"]);
+    let mut client = kernel.client();
+    client.make_socket(inet("held")).unwrap();
+    let mut shared = inet("shared");
+    shared.reuseport = true;
+    client.make_socket(shared).unwrap();
+    let error = refused(client.fetch_socket("shared"));
+    assert_eq!(error.code, ErrorCode::INVALID, "{error}");
+    let error = refused(client.fetch_socket("nobody"));
+    assert_eq!(error.code, ErrorCode::NOT_FOUND, "{error}");
+    assert!(client.passes_descriptors());
+    let log = kernel.log();
+    let address = log
+        .split_whitespace()
+        .find_map(|word| word.trim_matches([',', ';']).strip_prefix("tcp:"))
+        .unwrap_or_else(|| panic!("no TCP address in {log}"));
+    let address = kingpole_protocol::places::Address::Tcp(address.parse().unwrap());
+    let mut far = Client::connect(&address, "kingpole-tests/0", Some(wait::PATIENCE)).unwrap();
+    assert!(!far.passes_descriptors());
+    let error = refused(far.fetch_socket("held"));
+    assert_eq!(error.code, ErrorCode::UNSUPPORTED, "{error}");
+    assert!(
+        error.message.contains("listen without the kernel"),
+        "{error}"
+    );
+    far.status().unwrap();
+}

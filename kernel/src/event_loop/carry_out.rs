@@ -97,6 +97,7 @@ impl Kernel {
                 let result = self.hands.make_socket(&self.state, &spec);
                 Some(Input::SocketMade { asker, result })
             }
+            Effect::PassSocket { asker, socket } => self.pass_socket(asker, *socket),
             Effect::CloseSocket { socket } => {
                 self.hands.close_socket(&socket);
                 None
@@ -174,7 +175,7 @@ impl Kernel {
         }
     }
 
-    fn reply(&mut self, asker: Asker, mut reply: Reply) -> Option<Input> {
+    pub(super) fn reply(&mut self, asker: Asker, mut reply: Reply) -> Option<Input> {
         let Asker { session, request } = asker;
         if let Reply::Sessions(page) = &mut reply {
             for item in &mut page.items {
@@ -219,7 +220,7 @@ impl Kernel {
         }
     }
 
-    fn part_with(&mut self, session: SessionId) -> Option<Input> {
+    pub(super) fn part_with(&mut self, session: SessionId) -> Option<Input> {
         self.unparsed.remove(&session);
         let known = self.connections.remove(&session).is_some();
         self.listen_again();

@@ -212,6 +212,23 @@ impl Connection {
         }
     }
 
+    /// Sends a frame together with a descriptor, of which the client gets a copy; `None` when it
+    /// cannot be sent at this moment.
+    pub(super) fn pass(&mut self, frame: &[u8], descriptor: BorrowedFd<'_>) -> Option<Sent> {
+        if !self.queue.is_empty() || !self.held.is_empty() {
+            return None;
+        }
+        let rights = [descriptor.as_raw_fd()];
+        let rights = [ControlMessage::ScmRights(&rights)];
+        let count = match send_to(&self.socket, &[IoSlice::new(frame)], &rights) {
+            Ok(count) => count,
+            Err(Errno::EAGAIN | Errno::EINTR) => return None,
+            Err(_) => return Some(Sent::Broken),
+        };
+        // It went with the first byte; what is left of the frame is bytes like any others.
+        Some(self.send(&[frame.get(count..).unwrap_or_default()]))
+    }
+
     /// Sends what is queued.
     pub(super) fn flush(&mut self) -> Sent {
         while !self.queue.is_empty() {
@@ -254,7 +271,14 @@ fn write_to(socket: &OwnedFd, parts: &[&[u8]]) -> Result<usize, Errno> {
     for (slice, part) in slices.iter_mut().zip(parts) {
         *slice = IoSlice::new(part);
     }
+    send_to(socket, &slices, &[])
+}
+
+fn send_to(
+    socket: &OwnedFd,
+    slices: &[IoSlice<'_>],
+    control: &[ControlMessage<'_>],
+) -> Result<usize, Errno> {
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-    let none: &[ControlMessage<'_>] = &[];
-    sendmsg::<SockaddrStorage>(socket.as_raw_fd(), &slices, none, flags, None)
+    sendmsg::<SockaddrStorage>(socket.as_raw_fd(), slices, control, flags, None)
 }

@@ -10,6 +10,7 @@ mod connections;
 mod guarding;
 mod hands;
 mod listeners;
+mod passing;
 mod polled;
 mod reading;
 mod spawning;

@@ -19,7 +19,7 @@ use crate::input::{Input, Now, Termination};
 use crate::state::{Phase, SessionId, State};
 use kingpole_protocol::error::{ErrorCode, ErrorReply};
 use kingpole_protocol::event::Event;
-use kingpole_protocol::hello::{VERSION_MAX, VERSION_MIN, Welcome};
+use kingpole_protocol::hello::{VERSION_MAX, VERSION_MIN, Welcome, capability};
 use kingpole_protocol::ids::Fence;
 use kingpole_protocol::names::check_name;
 use kingpole_protocol::reply::{Done, Reply};
@@ -186,6 +186,7 @@ impl Step<'_> {
             Request::GetValue(get) => self.get_value(asker, &get.key),
             Request::MakeSocket(make) => self.make_socket(asker, make.spec),
             Request::CloseSocket(close) => self.close_socket(asker, &close.name),
+            Request::FetchSocket(fetch) => self.fetch_socket(asker, &fetch.name),
             Request::TakeLease(take) => self.take_lease(asker, take),
             Request::ReleaseLease(release) => self.release_lease(asker, release.lease),
             Request::Follow(follow) => self.follow(asker, &follow),
@@ -241,10 +242,14 @@ impl Step<'_> {
         check_name("client", &hello.client)
             .map_err(|error| refusal(ErrorCode::INVALID, error.to_string()))?;
         let about = &self.state.about;
+        let offered = match self.passes_descriptors(asker.session) {
+            true => capability::DESCRIPTORS,
+            false => 0,
+        };
         let welcome = Welcome {
             version: VERSION_MAX.min(hello.version_max),
-            // Neither passing descriptors nor mapping rings is offered yet.
-            capabilities: 0,
+            // Mapping rings is not offered yet.
+            capabilities: hello.capabilities & offered,
             release: about.release.clone(),
             pid: about.pid,
             generation: about.generation,

@@ -4,7 +4,7 @@ use super::{Refusal, Step, refusal};
 use crate::effect::{After, Asker, Effect};
 use crate::entry::{Entry, SocketClosed, socket_made};
 use crate::limits::{RECORDED_BYTES_MAX, SOCKETS_MAX};
-use crate::state::Socket;
+use crate::state::{SessionId, Socket};
 use kingpole_protocol::error::ErrorCode;
 use kingpole_protocol::names::check_name;
 use kingpole_protocol::reply;
@@ -103,6 +103,31 @@ impl Step<'_> {
         let entry = Box::new(Entry::SocketClosed(SocketClosed { name: name.clone() }));
         let after = Box::new(After::SocketClosed { asker, name });
         self.effects.push(Effect::Record { entry, after });
+        Ok(())
+    }
+
+    /// Descriptors travel over unix sockets only.
+    pub(super) fn passes_descriptors(&self, session: SessionId) -> bool {
+        let session = self.state.sessions.get(&session);
+        session.is_some_and(|session| session.peer.is_unix())
+    }
+
+    pub(super) fn fetch_socket(&mut self, asker: Asker, name: &str) -> Result<(), Refusal> {
+        if !self.passes_descriptors(asker.session) {
+            let text = "descriptors cannot travel over TCP; connect over a unix socket, or listen \
+                        without the kernel";
+            return Err(refusal(ErrorCode::UNSUPPORTED, text));
+        }
+        let Some(socket) = self.state.sockets.get(name) else {
+            let text = format!("no socket is called {name:?}");
+            return Err(refusal(ErrorCode::NOT_FOUND, text));
+        };
+        if socket.info.spec.reuseport {
+            let text = format!("socket {name:?} has reuseport, so the kernel keeps none open");
+            return Err(refusal(ErrorCode::INVALID, text));
+        }
+        let socket = Box::new(socket.info.clone());
+        self.effects.push(Effect::PassSocket { asker, socket });
         Ok(())
     }
 

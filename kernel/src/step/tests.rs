@@ -17,7 +17,7 @@ use kingpole_protocol::error::{ErrorCode, ErrorReply};
 use kingpole_protocol::event::Event;
 use kingpole_protocol::hello::Hello;
 use kingpole_protocol::ids::{Fence, ProcessId};
-use kingpole_protocol::reply::Reply;
+use kingpole_protocol::reply::{Reply, SocketPassed};
 use kingpole_protocol::request::*;
 use kingpole_protocol::spec::{ProcessSpec, SocketAddress, SocketSpec};
 use kingpole_protocol::status::{End, EndStatus, SocketInfo};
@@ -242,6 +242,14 @@ impl World {
                     result: Ok((number, Box::new(info))),
                 })
             }
+            // Descriptors are the event loop's business.
+            Effect::PassSocket { asker, socket } => self.carry_out(Effect::Reply {
+                asker,
+                reply: Box::new(Reply::from(SocketPassed {
+                    socket: *socket,
+                    reachable: true,
+                })),
+            }),
             Effect::Record { after, .. } => {
                 let result = if self.fails {
                     Err(self.refused())
@@ -989,6 +997,19 @@ fn socket_numbers_are_replaced_wherever_they_stand() {
         reuseport: false,
     };
     world.ask(session, MakeSocket { spec: socket });
+    let fetch = |name: &str| FetchSocket {
+        name: name.to_owned(),
+    };
+    let fetched = world.ask(session, fetch("web"));
+    assert!(
+        matches!(fetched, Some(Reply::SocketPassed(_))),
+        "{fetched:?}"
+    );
+    let refused = world.ask(session, fetch("nope"));
+    assert!(
+        matches!(&refused, Some(Reply::ErrorReply(e)) if e.code == ErrorCode::NOT_FOUND),
+        "{refused:?}"
+    );
     let with = |argument: &str| {
         let mut spec = spec("a");
         spec.arguments.push(argument.into());

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -19,9 +19,16 @@ use super::failure::Failure;
 use crate::command::{Answer, Command};
 use crate::shells::control::error::ErrorBody;
 use crate::shells::link::describe;
+use crate::shells::place::{Living, living_manager};
 
 /// How long an answer may take that needs no waiting.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a manager that has begun may take until it listens.
+const START_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Pause between two attempts to connect to it.
+const START_PAUSE: Duration = Duration::from_millis(10);
 
 /// Longest line that is taken from a body that goes on.
 const LINE_BYTES_MAX: usize = 1 << 20;
@@ -40,6 +47,7 @@ pub enum Patience {
 /// A manager to talk to. Nothing is opened before the first request.
 #[derive(Debug)]
 pub struct ManagerClient {
+    runtime_dir: PathBuf,
     socket: PathBuf,
     runtime: tokio::runtime::Runtime,
 }
@@ -61,6 +69,7 @@ impl ManagerClient {
             .build()
             .map_err(|error| Failure::failed(format!("no event loop: {error}")))?;
         Ok(Self {
+            runtime_dir: runtime_dir.to_owned(),
             socket: runtime_dir.join(MANAGER_SOCKET),
             runtime,
         })
@@ -160,16 +169,39 @@ impl ManagerClient {
         })
     }
 
+    /// Connects, if there is a manager: its socket may be held by the process kernel without one,
+    /// and whoever connects then waits for the next.
+    async fn connect(&self) -> Result<UnixStream, Failure> {
+        let since = Instant::now();
+        loop {
+            let living = living_manager(&self.runtime_dir);
+            if living == Living::No && self.socket.exists() {
+                return Err(Failure::new(
+                    Exit::NotRunning,
+                    format!(
+                        "no manager runs in {}; start it with: kingpole run FILE",
+                        self.runtime_dir.display()
+                    ),
+                ));
+            }
+            match UnixStream::connect(&self.socket).await {
+                Ok(stream) => return Ok(stream),
+                // It is just about to listen.
+                Err(_) if living == Living::Yes && since.elapsed() < START_PATIENCE => {
+                    tokio::time::sleep(START_PAUSE).await;
+                }
+                Err(error) => return Err(unreachable_manager(&self.socket, &error)),
+            }
+        }
+    }
+
     async fn send(
         &self,
         method: Method,
         path: &str,
         body: Vec<u8>,
     ) -> Result<Response<Incoming>, Failure> {
-        let stream = match UnixStream::connect(&self.socket).await {
-            Ok(stream) => stream,
-            Err(error) => return Err(unreachable_manager(&self.socket, &error)),
-        };
+        let stream = self.connect().await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| self.broken(&error))?;

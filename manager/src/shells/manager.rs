@@ -21,6 +21,7 @@ use super::farewell::{self, KernelEnd};
 use super::greeting::Greeting;
 use super::launch::{Circumstances, PrepareError, needs_lookup, process_spec, socket_spec};
 use super::link::{Holder, KernelLink, LinkEvent};
+use super::listeners::{Handing, Listeners};
 use super::log::Log;
 use super::output::{Output, OutputEvent};
 use super::signals::{ManagerSignal, Signals};
@@ -86,6 +87,8 @@ pub struct Manager {
     pub on_interrupt: OnInterrupt,
     /// What is told once everything runs.
     pub greeting: Greeting,
+    /// Where clients come in.
+    pub listeners: Listeners,
 }
 
 /// The loop's own memory.
@@ -260,6 +263,10 @@ impl Running {
                 );
                 self.manager.log.debug(text);
                 self.manager.output.kernel_connected(&welcome, fence);
+                let listeners = self.manager.listeners.clone();
+                if listeners.kernel_connected(welcome.instance, fence) == Handing::Missing {
+                    spawn_blocking(move || listeners.hand_over(welcome.instance, fence));
+                }
             }
             LinkEvent::Refused(holder) => return Some(holder),
             // The link has seen to it.
@@ -459,6 +466,11 @@ impl Running {
         // First, so that what it stores is acknowledged while the lease is still ours.
         for (level, text) in manager.output.finish().await {
             manager.log.write(level, &text);
+        }
+        if matches!(outcome, Outcome::Quit | Outcome::ShutDown) {
+            // Nobody comes to serve those who would wait in them.
+            let listeners = manager.listeners.clone();
+            let _ = spawn_blocking(move || listeners.close_all()).await;
         }
         let Some(fence) = manager
             .link

@@ -11,6 +11,7 @@ pub mod history;
 pub mod kernel_report;
 pub mod launch;
 pub mod link;
+pub mod listeners;
 pub mod log;
 pub mod manager;
 pub mod output;

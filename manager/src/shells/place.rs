@@ -1,17 +1,15 @@
-//! What the manager leaves in the file system: its lock and socket in the runtime directory, and
-//! the pidfile. Must not know what runs behind them.
+//! What the manager leaves in the file system: its lock in the runtime directory, and the
+//! pidfile. Must not know what runs behind them.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
-use std::os::unix::net::UnixListener;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kingpole_protocol::places::{MANAGER_SOCKET, PlaceError, prepare_runtime_dir};
+use kingpole_protocol::places::{PlaceError, prepare_runtime_dir};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::stat::{Mode, umask};
 
 use super::link::describe;
 
@@ -110,6 +108,32 @@ impl ManagerLock {
     }
 }
 
+/// Whether a manager has a runtime directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Living {
+    /// One does.
+    Yes,
+    /// None does.
+    No,
+    /// Its lock cannot be looked at, perhaps because it is another user's.
+    Unknown,
+}
+
+/// Looks whether a manager has `runtime_dir`.
+#[must_use]
+pub fn living_manager(runtime_dir: &Path) -> Living {
+    match File::open(runtime_dir.join(MANAGER_LOCK)) {
+        // Held for an instant only; a manager that takes it meanwhile tries again.
+        Ok(file) => match Flock::lock(file, FlockArg::LockSharedNonblock) {
+            Ok(_) => Living::No,
+            Err((_, Errno::EWOULDBLOCK)) => Living::Yes,
+            Err(_) => Living::Unknown,
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Living::No,
+        Err(_) => Living::Unknown,
+    }
+}
+
 /// A manager that was just killed may hold its lock for some milliseconds more; there is nothing to
 /// wait on that would also end.
 fn lock_soon(mut file: File) -> Result<Flock<File>, (File, Errno)> {
@@ -123,42 +147,6 @@ fn lock_soon(mut file: File) -> Result<Flock<File>, (File, Errno)> {
         std::thread::sleep(PAUSE);
     }
     Flock::lock(file, FlockArg::LockExclusiveNonblock)
-}
-
-/// Opens `manager.sock` (mode 0600). A socket file that is there already is what a killed manager
-/// left behind, since the caller holds the lock.
-///
-/// # Errors
-/// When it cannot be bound, or something that is no socket is in its place.
-pub fn bind_manager_socket(
-    runtime_dir: &Path,
-    _: &ManagerLock,
-) -> Result<UnixListener, PlaceTaken> {
-    let path = runtime_dir.join(MANAGER_SOCKET);
-    match fs::symlink_metadata(&path) {
-        Ok(there) if there.file_type().is_socket() => {
-            fs::remove_file(&path).map_err(|error| system(&path, &error))?;
-        }
-        Ok(_) => {
-            let reason = "is in the way and no socket; move it".to_owned();
-            return Err(PlaceTaken::System { path, reason });
-        }
-        Err(_) => {}
-    }
-    // The mode has to be right from the first moment, not only after a chmod.
-    let before = umask(Mode::from_bits_truncate(0o177));
-    let bound = UnixListener::bind(&path);
-    umask(before);
-    let listener = bound.map_err(|error| system(&path, &error))?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))
-        .and_then(|()| listener.set_nonblocking(true))
-        .map_err(|error| system(&path, &error))?;
-    Ok(listener)
-}
-
-/// Removes `manager.sock` when the manager leaves, so that nobody knocks in vain.
-pub fn remove_manager_socket(runtime_dir: &Path) {
-    let _ = fs::remove_file(runtime_dir.join(MANAGER_SOCKET));
 }
 
 /// A pidfile, removed when this is dropped unless somebody else has written to it.
@@ -231,23 +219,10 @@ mod tests {
         let pid = std::process::id().to_string();
         assert!(matches!(&error, PlaceTaken::Manager { pid: named, .. } if *named == pid));
         assert!(error.to_string().contains("kingpole detach"), "{error}");
+        assert_eq!(living_manager(dir.path()), Living::Yes);
         drop(lock);
+        assert_eq!(living_manager(dir.path()), Living::No);
         ManagerLock::take(dir.path()).unwrap();
-    }
-
-    #[test]
-    fn a_socket_left_behind_is_replaced_and_a_file_is_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let lock = ManagerLock::take(dir.path()).unwrap();
-        let path = dir.path().join(MANAGER_SOCKET);
-        drop(UnixListener::bind(&path).unwrap());
-        bind_manager_socket(dir.path(), &lock).unwrap();
-        let mode = fs::metadata(&path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-        fs::remove_file(&path).unwrap();
-        fs::write(&path, "mine").unwrap();
-        bind_manager_socket(dir.path(), &lock).unwrap_err();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kingpole_protocol::places::KERNEL_SOCKET;
+use kingpole_protocol::places::{Address, KERNEL_SOCKET, MANAGER_SOCKET};
 use nix::sys::stat::{Mode, umask};
 use tokio::sync::{broadcast, mpsc, watch};
 
@@ -16,9 +16,10 @@ use super::greeting::Greeting;
 use super::history::History;
 use super::launch::Circumstances;
 use super::link::{KernelLink, LinkSettings};
+use super::listeners::{HeldListener, ListenError, Listeners};
 use super::log::Log;
 use super::manager::{Ended, Manager, OnInterrupt};
-use super::place::{ManagerLock, Pidfile, PlaceTaken, bind_manager_socket, remove_manager_socket};
+use super::place::{ManagerLock, Pidfile, PlaceTaken};
 use super::signals::Signals;
 use super::streams::{ConsoleLines, StreamsSettings};
 use crate::config::model::Configuration;
@@ -27,6 +28,9 @@ use crate::engine::{Engine, Settings};
 /// Marks our children among all that a kernel holds, and names our lease. One runtime directory has
 /// one manager, so there is nothing to choose yet.
 pub const NAMESPACE: &str = "manager";
+
+/// What the socket of the control server is called among [`Listeners`].
+const CONTROL_LISTENER: &str = "control";
 
 /// A thread that looks up a host or asks the kernel ends soon after.
 const HELPER_THREAD_KEEP_ALIVE: Duration = Duration::from_secs(2);
@@ -44,6 +48,9 @@ pub enum StartError {
     /// Its places are taken or not usable.
     #[error(transparent)]
     Place(#[from] PlaceTaken),
+    /// Clients cannot be served.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// The system refuses something else.
     #[error("{what}: {source}")]
     System {
@@ -96,7 +103,10 @@ pub fn run(setup: Setup, lock: ManagerLock) -> Result<Ended, StartError> {
         .as_deref()
         .map(Pidfile::write)
         .transpose()?;
-    let listener = bind_manager_socket(&setup.runtime_dir, &lock)?;
+    let runtime_dir = absolute(&setup.runtime_dir);
+    let listeners = Listeners::new(&runtime_dir.join(KERNEL_SOCKET), setup.log.clone());
+    let address = Address::Unix(runtime_dir.join(MANAGER_SOCKET));
+    let control = listeners.open(CONTROL_LISTENER, &address)?;
     let around = Circumstances::read();
     if let Some(mask) = setup.configuration.global.umask {
         // For log files; children are told theirs one by one.
@@ -108,17 +118,17 @@ pub fn run(setup: Setup, lock: ManagerLock) -> Result<Ended, StartError> {
         .thread_keep_alive(HELPER_THREAD_KEEP_ALIVE)
         .build()
         .map_err(system("the event loop cannot be made"))?;
-    let runtime_dir = setup.runtime_dir.clone();
-    let ended = runtime.block_on(serve(setup, listener, around));
+    let ended = runtime.block_on(serve(setup, listeners.clone(), control, around));
     runtime.shutdown_background();
-    remove_manager_socket(&runtime_dir);
+    listeners.leave();
     drop((pidfile, lock));
     ended
 }
 
 async fn serve(
     setup: Setup,
-    listener: std::os::unix::net::UnixListener,
+    listeners: Listeners,
+    listener: HeldListener,
     around: Circumstances,
 ) -> Result<Ended, StartError> {
     let Setup {
@@ -207,6 +217,7 @@ async fn serve(
         namespace: NAMESPACE.to_owned(),
         on_interrupt,
         greeting,
+        listeners,
     };
     let ended = manager.run(inbox, signals).await;
     stay.send_replace(Stay::No);

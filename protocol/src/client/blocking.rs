@@ -4,21 +4,22 @@ use super::connection::{Connection, ConnectionError, Incoming};
 use crate::codec::CodecError;
 use crate::error::ErrorReply;
 use crate::event::Event;
-use crate::hello::Welcome;
+use crate::hello::{Welcome, capability};
 use crate::ids::{Fence, ProcessId, RequestId, Sequence};
 use crate::places::Address;
 use crate::record::RecordHeader;
-use crate::reply::{LeaseTaken, Reply, SocketMade, Spawned};
+use crate::reply::{LeaseTaken, Reply, SocketMade, SocketPassed, Spawned};
 use crate::request::{
-    CloseSocket, Commit, Follow, Grant, ListProcesses, ListSockets, ListValues, MakeSocket,
-    Request, Signal, SignalTarget, Spawn, Status, Subscribe, TakeLease, Unfollow,
+    CloseSocket, Commit, FetchSocket, Follow, Grant, ListProcesses, ListSockets, ListValues,
+    MakeSocket, Request, Signal, SignalTarget, Spawn, Status, Subscribe, TakeLease, Unfollow,
 };
 use crate::spec::{ProcessSpec, SocketSpec};
 use crate::status::{KernelStatus, ProcessInfo, SocketInfo, ValueInfo};
+use crate::sys::receive_with_descriptors;
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 use thiserror::Error;
@@ -59,6 +60,9 @@ pub enum ClientError {
     /// The answer is not of the kind that belongs to the request.
     #[error("the kernel answered {0} where that makes no sense")]
     Unexpected(&'static str),
+    /// A descriptor was announced and did not arrive: this process has as many open as it may have.
+    #[error("a descriptor of the kernel could not be received: too many are open in this process")]
+    DescriptorLost,
     /// More notices arrived than the caller fetches.
     #[error("more than {BACKLOG_BYTES_MAX} bytes of output wait to be fetched")]
     Backlog,
@@ -81,14 +85,17 @@ pub enum Notice {
 }
 
 enum Socket {
-    Unix(UnixStream),
+    Unix(UnixStream, Descriptors),
     Tcp(TcpStream),
 }
+
+/// Descriptors that arrived and were not fetched yet.
+type Descriptors = VecDeque<OwnedFd>;
 
 impl Socket {
     fn set_timeout(&self, timeout: Option<Duration>) -> std::io::Result<()> {
         match self {
-            Self::Unix(s) => s
+            Self::Unix(s, _) => s
                 .set_read_timeout(timeout)
                 .and_then(|()| s.set_write_timeout(timeout)),
             Self::Tcp(s) => s
@@ -99,14 +106,14 @@ impl Socket {
 
     fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
         match self {
-            Self::Unix(s) => s.read(into),
+            Self::Unix(s, descriptors) => receive_with_descriptors(s, into, descriptors),
             Self::Tcp(s) => s.read(into),
         }
     }
 
     fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         match self {
-            Self::Unix(s) => s.write_all(bytes),
+            Self::Unix(s, _) => s.write_all(bytes),
             Self::Tcp(s) => s.write_all(bytes),
         }
     }
@@ -139,16 +146,23 @@ impl Client {
             source,
         };
         let socket = match address {
-            Address::Unix(path) => Socket::Unix(UnixStream::connect(path).map_err(broken)?),
+            Address::Unix(path) => {
+                let stream = UnixStream::connect(path).map_err(broken)?;
+                Socket::Unix(stream, Descriptors::new())
+            }
             Address::Tcp(to) => {
                 let stream = TcpStream::connect(to).map_err(broken)?;
                 stream.set_nodelay(true).map_err(broken)?;
                 Socket::Tcp(stream)
             }
         };
+        let capabilities = match &socket {
+            Socket::Unix(..) => capability::DESCRIPTORS,
+            Socket::Tcp(_) => 0,
+        };
         let mut client = Self {
             socket,
-            connection: Connection::new(name, 0)?,
+            connection: Connection::new(name, capabilities)?,
             welcome: Welcome {
                 version: 0,
                 capabilities: 0,
@@ -197,7 +211,7 @@ impl Client {
     #[must_use]
     pub fn descriptor(&self) -> BorrowedFd<'_> {
         match &self.socket {
-            Socket::Unix(s) => s.as_fd(),
+            Socket::Unix(s, _) => s.as_fd(),
             Socket::Tcp(s) => s.as_fd(),
         }
     }
@@ -476,6 +490,29 @@ impl Client {
             Done
         )
         .map(|_| ())
+    }
+
+    /// Whether [`Self::fetch_socket`] can work: the kernel passes descriptors over this session.
+    #[must_use]
+    pub fn passes_descriptors(&self) -> bool {
+        self.welcome.capabilities & capability::DESCRIPTORS != 0
+    }
+
+    /// Asks for the descriptor of a socket that the kernel holds. It is close-on-exec and shares its
+    /// state (such as `O_NONBLOCK`) with the kernel's own.
+    ///
+    /// # Errors
+    /// As [`Client::call`]; [`ClientError::DescriptorLost`] when Linux could not give it to us.
+    pub fn fetch_socket(&mut self, name: &str) -> Result<(SocketPassed, OwnedFd), ClientError> {
+        let name = name.to_owned();
+        let passed = expect!(self.call(FetchSocket { name }), SocketPassed)?;
+        let descriptor = match &mut self.socket {
+            Socket::Unix(_, descriptors) => descriptors.pop_front(),
+            Socket::Tcp(_) => None,
+        };
+        descriptor
+            .map(|descriptor| (passed, descriptor))
+            .ok_or(ClientError::DescriptorLost)
     }
 
     /// Takes a lease and lets all further requests of this session act under it.

@@ -7,9 +7,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::shells::listeners::{Connection, HeldListener};
 use crate::shells::log::Log;
 
 /// Connections served at once; more wait in the socket's queue.
@@ -21,20 +22,20 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// `manager.sock`, as the server accepts from it.
 #[derive(Debug)]
 pub(super) struct Door {
-    listener: UnixListener,
+    listener: HeldListener,
     places: Arc<Semaphore>,
     own_uid: u32,
     log: Log,
 }
 
 impl Door {
-    pub(super) fn new(listener: std::os::unix::net::UnixListener, log: Log) -> io::Result<Self> {
-        Ok(Self {
-            listener: UnixListener::from_std(listener)?,
+    pub(super) fn new(listener: HeldListener, log: Log) -> Self {
+        Self {
+            listener,
             places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             own_uid: nix::unistd::geteuid().as_raw(),
             log,
-        })
+        }
     }
 
     fn admits(&self, uid: u32) -> bool {
@@ -53,7 +54,9 @@ impl axum::serve::Listener for Door {
                 std::future::pending().await
             };
             match self.listener.accept().await {
-                Ok((stream, _)) => match stream.peer_cred() {
+                // The control server speaks with people of this machine only.
+                Ok(Connection::Tcp(_)) => {}
+                Ok(Connection::Unix(stream)) => match stream.peer_cred() {
                     Ok(peer) if self.admits(peer.uid()) => {
                         return (
                             Visit {

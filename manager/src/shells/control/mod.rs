@@ -34,6 +34,7 @@ use crate::config::model::Configuration;
 use crate::shells::asking::Asker;
 use crate::shells::history::History;
 use crate::shells::kernel_report::{self, resident_kib};
+use crate::shells::listeners::HeldListener;
 use crate::shells::log::Log;
 
 /// Longest request body.
@@ -94,13 +95,9 @@ pub struct Control {
 ///
 /// # Errors
 /// When the socket cannot be used at all.
-pub async fn serve(
-    listener: std::os::unix::net::UnixListener,
-    control: Control,
-    log: Log,
-) -> std::io::Result<()> {
+pub async fn serve(listener: HeldListener, control: Control, log: Log) -> std::io::Result<()> {
     let mut stay = control.stay.clone();
-    axum::serve(Door::new(listener, log)?, router(control))
+    axum::serve(Door::new(listener, log), router(control))
         .with_graceful_shutdown(async move { left(&mut stay).await })
         .await
 }

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::mpsc as std_mpsc;
 use std::thread;
 
-use kingpole_protocol::places::MANAGER_SOCKET;
+use kingpole_protocol::places::{Address, MANAGER_SOCKET};
 use kingpole_protocol::record::Stream;
 
 use tokio::sync::mpsc;
@@ -23,21 +23,25 @@ use crate::engine::{Event, EventAction, Level, Moment, Pid, ProcessId, WorkerId}
 use crate::shells::asking::CommandRequest;
 use crate::shells::history::Origin;
 use crate::shells::log::Decoration;
+use crate::shells::place::ManagerLock;
 
 struct Served {
     dir: tempfile::TempDir,
     history: History,
     events: broadcast::Sender<Arc<EventLine>>,
     stay: watch::Sender<Stay>,
+    _lock: ManagerLock,
 }
 
 impl Served {
     /// A server over an engine that is `answer`; no answer stands for an engine that ends.
     fn start(answer: impl Fn(Command) -> Option<CommandResponse> + Send + 'static) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let listener =
-            std::os::unix::net::UnixListener::bind(dir.path().join(MANAGER_SOCKET)).unwrap();
-        listener.set_nonblocking(true).unwrap();
+        // Clients look for it before they knock.
+        let lock = ManagerLock::take(dir.path()).unwrap();
+        let path = dir.path().join(MANAGER_SOCKET);
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let listener = HeldListener::from_unix(listener, Address::Unix(path));
         let history = History::default();
         let (events, _) = broadcast::channel(4);
         let (stay, staying) = watch::channel(Stay::Yes);
@@ -79,6 +83,7 @@ impl Served {
             history,
             events,
             stay,
+            _lock: lock,
         }
     }
 
