@@ -13,7 +13,6 @@ fn the_reference_configurations_are_understood() {
                 "pubsub_endpoint is not supported yet",
                 "does not lead to any configuration",
                 "hooks.before_start is not supported yet",
-                "TimedRotatingFileStream is not supported yet",
                 "plugin \"statsd\"",
                 "plugin \"limits\"",
             ],
