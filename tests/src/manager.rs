@@ -9,6 +9,9 @@ use std::rc::Rc;
 
 use kingpole_protocol::places::RUNTIME_DIR_VARIABLE;
 
+/// Only one manager of a machine can have Circus's usual ports, and tests run side by side.
+const DEFAULT_ENDPOINTS_VARIABLE: &str = "KINGPOLE_DEFAULT_ENDPOINTS";
+
 /// A running manager; killing it leaves its children running, and so does dropping it.
 pub struct Manager {
     process: Guarded,
@@ -51,6 +54,7 @@ impl Manager {
         let mut command = Command::new(binaries::manager());
         command
             .env(RUNTIME_DIR_VARIABLE, scratch.runtime_dir())
+            .env(DEFAULT_ENDPOINTS_VARIABLE, "off")
             .current_dir(scratch.path())
             .arg(configuration);
         command
@@ -160,6 +164,7 @@ pub fn kingpole(scratch: &Scratch, arguments: &[&str]) -> Output {
     let mut command = Command::new(binaries::kingpole());
     command
         .env(RUNTIME_DIR_VARIABLE, scratch.runtime_dir())
+        .env(DEFAULT_ENDPOINTS_VARIABLE, "off")
         .env("NO_COLOR", "1")
         .current_dir(scratch.path())
         .args(arguments);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::coerce;
 use super::document::{Document, Section};
+use super::endpoint::{self, Endpoint, Reach};
 use super::keys;
 use super::model::{GlobalSettings, Location, LogLevel};
 use super::section::{Findings, Reader};
@@ -34,7 +35,10 @@ pub(super) fn read(
         findings,
     );
     let defaults = GlobalSettings::default();
-    let stats_endpoint = reader.some_text("stats_endpoint");
+    let allow_remote = reader.boolean("allow_remote", false);
+    let control_endpoint = endpoint(&mut reader, "endpoint", allow_remote);
+    let pubsub_endpoint = endpoint(&mut reader, "pubsub_endpoint", allow_remote);
+    let stats_endpoint = endpoint(&mut reader, "stats_endpoint", allow_remote);
     let settings = GlobalSettings {
         check_delay: check_delay(&mut reader, defaults.check_delay),
         warmup_delay: reader.whole_seconds("warmup_delay", defaults.warmup_delay),
@@ -47,13 +51,18 @@ pub(super) fn read(
         ),
         logoutput: reader.some_text("logoutput"),
         loggerconfig: reader.some_text("loggerconfig"),
-        endpoint: reader.some_text("endpoint"),
-        pubsub_endpoint: reader.some_text("pubsub_endpoint"),
+        endpoint: control_endpoint,
+        pubsub_endpoint,
         // An endpoint for statistics is of no use without them.
         statsd: reader.boolean("statsd", false) || stats_endpoint.is_some(),
         stats_endpoint,
         multicast_endpoint: reader.some_text("multicast_endpoint"),
         endpoint_owner: reader.some_text("endpoint_owner"),
+        allow_remote,
+        allow_users: reader
+            .some_text("allow_users")
+            .map(|text| words(&text))
+            .unwrap_or_default(),
         httpd: reader.boolean("httpd", false),
         httpd_host: reader
             .some_text("httpd_host")
@@ -68,7 +77,6 @@ pub(super) fn read(
         other: BTreeMap::new(),
     };
     reader.warn_unsupported(|key| match key {
-        "statsd" => !settings.statsd,
         "httpd" => !settings.httpd,
         // Nobody listens there unless the console is on, and then that is what to warn of.
         "httpd_host" | "httpd_port" => true,
@@ -87,6 +95,36 @@ pub(super) fn read(
         other: reader.unknown(|_| false),
         ..settings
     }
+}
+
+/// An endpoint as written, once it is clear that it is one.
+fn endpoint(reader: &mut Reader<'_>, key: &str, allow_remote: bool) -> Option<String> {
+    reader.some_text(key)?;
+    let found = reader.parsed(key, endpoint::EXPECTED, Endpoint::parse)?;
+    let written = reader.written(key)?;
+    match (found.reach(), allow_remote) {
+        (Reach::Machine, _) => {}
+        (Reach::Network, false) => reader.warn(
+            written.entry,
+            "is not served: other machines could reach it, and whoever reaches it can run any \
+             program as this user, because Circus's protocol knows no passwords; use 127.0.0.1, or \
+             write allow_remote = true if that is meant",
+        ),
+        (Reach::Network, true) => reader.warn(
+            written.entry,
+            "can be reached from other machines (allow_remote): whoever reaches it can run any \
+             program as this user",
+        ),
+    }
+    Some(written.value)
+}
+
+fn words(text: &str) -> Vec<String> {
+    let words = text.split([',', ' ', '\t', '\n']);
+    words
+        .filter(|word| !word.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Circus's own tests switch housekeeping off with a negative period; here exits are noticed

@@ -95,8 +95,6 @@ const fn ignored(name: &'static str, kind: &'static str, why: &'static str) -> K
     }
 }
 
-const NO_ZEROMQ: &str = "Circus's own clients cannot connect; use the kingpole command";
-const NO_STATISTICS: &str = "no statistics are published";
 const NO_CONSOLE: &str = "there is no web console";
 const NO_PLUGINS: &str = "plugins are not run";
 
@@ -155,48 +153,44 @@ pub const CIRCUS: &[Key] = &[
         "path",
         "a logging configuration of Python's, which nothing here reads",
     ),
-    not_yet(
+    key(
         "endpoint",
-        "`tcp:` or `ipc:`",
+        "`tcp:`, `ipc:` or `off`",
         "tcp://127.0.0.1:5555",
         "control endpoint",
-        NO_ZEROMQ,
     ),
-    not_yet(
+    key(
         "pubsub_endpoint",
-        "`tcp:` or `ipc:`",
+        "`tcp:`, `ipc:` or `off`",
         "tcp://127.0.0.1:5556",
         "endpoint of events",
-        NO_ZEROMQ,
     ),
-    not_yet(
+    key(
         "stats_endpoint",
-        "`tcp:` or `ipc:`",
+        "`tcp:`, `ipc:` or `off`",
         "tcp://127.0.0.1:5557",
         "endpoint of statistics; writing it switches them on",
-        NO_STATISTICS,
     ),
-    not_yet(
+    key(
         "multicast_endpoint",
         "`udp:`",
-        "udp://237.219.251.97:12027",
-        "answers clients that look for a manager",
-        "the manager cannot be discovered",
-    ),
-    not_yet(
-        "endpoint_owner",
-        "user",
         "",
-        "owner of `ipc:` endpoints",
-        NO_ZEROMQ,
+        "answers clients that look for a manager",
     ),
-    not_yet(
-        "statsd",
+    key("endpoint_owner", "user", "", "owner of `ipc:` endpoints"),
+    ours(
+        "allow_users",
+        "user names or numbers",
+        "",
+        "who may use the `tcp:` endpoints beside root and the manager's own user",
+    ),
+    ours(
+        "allow_remote",
         "bool",
         "false",
-        "publishes statistics",
-        NO_STATISTICS,
+        "serves endpoints that other machines can reach; anybody who can may then run programs",
     ),
+    key("statsd", "bool", "false", "publishes statistics"),
     not_yet(
         "httpd",
         "bool",
@@ -496,48 +490,7 @@ pub const STREAM: &[Key] = &[
     ),
     key("rotate_interval", "int", "1", "how many units"),
     key("utc", "text", "", "any text: times of rotation in UTC"),
-    key(
-        "color",
-        "name",
-        "by the watcher's name",
-        "colour of FancyStdoutStream: red green yellow blue magenta cyan white",
-    ),
-    ours(
-        "format",
-        "raw json",
-        "raw",
-        "json: an object for each line, with time, name, pid and stream",
-    ),
-    ours(
-        "truncate",
-        "bool",
-        "false",
-        "empties a full file that has no `backup_count`, instead of letting it grow",
-    ),
-    ours(
-        "command",
-        "command line",
-        "required",
-        "program of CommandStream; it reads lines from its standard input",
-    ),
-    ours(
-        "address",
-        "path",
-        "/dev/log, /run/systemd/journal/socket",
-        "datagram socket of SyslogStream and JournalStream",
-    ),
-    ours(
-        "facility",
-        "name or number",
-        "daemon",
-        "facility of SyslogStream: user, daemon, local0 and so on",
-    ),
-    ours(
-        "ident",
-        "text",
-        "the watcher's name",
-        "sender of messages to the system's log or the journal",
-    ),
+    key("color", "name", "random", "colour of FancyStdoutStream"),
     ignored("refresh_time", "text", "Circus has deprecated it"),
 ];
 
@@ -620,20 +573,14 @@ pub const PLUGIN: &[Key] = &[
 pub const STREAM_CLASSES: &[(&str, &[&str], Support)] = &[
     (
         "FileStream",
-        &[
-            "filename",
-            "max_bytes",
-            "backup_count",
-            "truncate",
-            "time_format",
-            "format",
-        ],
+        &["filename", "max_bytes", "backup_count", "time_format"],
         Support::Full,
     ),
+    ("StdoutStream", &[], Support::Full),
     (
         "WatchedFileStream",
-        &["filename", "time_format", "format"],
-        Support::Full,
+        &["filename", "time_format"],
+        Support::NotYet("its output is not written to the file"),
     ),
     (
         "TimedRotatingFileStream",
@@ -644,27 +591,19 @@ pub const STREAM_CLASSES: &[(&str, &[&str], Support)] = &[
             "rotate_when",
             "rotate_interval",
             "utc",
-            "format",
         ],
-        Support::Full,
+        Support::NotYet("its output is not written to the file"),
     ),
-    ("StdoutStream", &["format"], Support::Full),
     (
         "FancyStdoutStream",
         &["color", "time_format"],
-        Support::Full,
+        Support::NotYet("its output is shown without colours"),
     ),
     (
-        "CommandStream",
-        &["command", "time_format", "format"],
-        Support::Ours,
+        "QueueStream",
+        &[],
+        Support::NotYet("its output is not queued"),
     ),
-    (
-        "SyslogStream",
-        &["address", "facility", "ident"],
-        Support::Ours,
-    ),
-    ("JournalStream", &["address", "ident"], Support::Ours),
 ];
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ pub mod diagnostic;
 pub mod difference;
 pub mod disk;
 mod document;
+pub mod endpoint;
 mod environments;
 mod global;
 pub mod ini;

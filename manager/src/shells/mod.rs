@@ -2,6 +2,7 @@
 //! log, the clock, and the loop that drives the engine. No decisions are made here.
 
 pub mod asking;
+pub mod circus;
 pub mod clock;
 pub mod console;
 pub mod control;

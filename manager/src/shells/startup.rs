@@ -10,6 +10,7 @@ use nix::sys::stat::{Mode, umask};
 use tokio::sync::{broadcast, mpsc, watch};
 
 use super::asking::Asker;
+use super::circus::endpoints as circus;
 use super::console::{Color, Console, Renderer};
 use super::control::{self, About, COMMANDS_WAITING_MAX, Control, EVENTS_KEPT, Stay};
 use super::greeting::Greeting;
@@ -194,6 +195,16 @@ async fn serve(
         stay: staying,
         about,
     };
+    let circus = circus::Setup {
+        configuration: control.configuration.clone(),
+        asker: control.asker.clone(),
+        events: events.clone(),
+        listeners: listeners.clone(),
+        kernel_socket: control.about.kernel_socket.clone(),
+        working_directory: around.working_directory.clone(),
+        stay: control.stay.clone(),
+        log: log.clone(),
+    };
     let server = tokio::spawn({
         let log = log.clone();
         async move {
@@ -204,6 +215,7 @@ async fn serve(
             }
         }
     });
+    let circus = tokio::spawn(circus::serve(circus));
     let greeting = Greeting::new(NAMESPACE, since);
     let manager = Manager {
         engine,
@@ -222,7 +234,10 @@ async fn serve(
     let ended = manager.run(inbox, signals).await;
     stay.send_replace(Stay::No);
     // Nobody who does not read keeps us here.
-    let _ = tokio::time::timeout(LAST_ANSWERS_TIMEOUT, server).await;
+    let _ = tokio::time::timeout(LAST_ANSWERS_TIMEOUT, async {
+        let _ = tokio::join!(server, circus);
+    })
+    .await;
     if let Some(console) = console {
         console.finish();
     }

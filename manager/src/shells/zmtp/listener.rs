@@ -1,15 +1,14 @@
-//! A listening socket, from wherever it came, and who is let in by it.
+//! A listening socket and who is let in by it.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use kingpole_protocol::peer::{Guests, PeerError};
-use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
-use std::os::fd::AsRawFd;
-use tokio::net::{TcpListener, UnixListener};
+use kingpole_protocol::places::Address;
 
 use super::stream::Stream;
+use crate::shells::listeners::{Connection, HeldListener};
 
 /// Who is let in.
 #[derive(Clone, Debug)]
@@ -23,21 +22,15 @@ pub enum Admission {
 /// A listening socket.
 #[derive(Debug)]
 pub struct Listener {
-    kind: Kind,
+    held: HeldListener,
     admission: Admission,
-}
-
-#[derive(Debug)]
-enum Kind {
-    Tcp(TcpListener),
-    Unix(UnixListener),
 }
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AcceptError {
     /// Somebody came who is not let in.
-    #[error("{0}")]
+    #[error("somebody is turned away: {0}")]
     Refused(#[from] PeerError),
     /// The system says no.
     #[error("cannot accept: {0}")]
@@ -45,42 +38,30 @@ pub(super) enum AcceptError {
 }
 
 impl Listener {
-    /// Takes a socket that is bound and listening. Must be called within the event loop.
-    ///
-    /// # Errors
-    /// When it is of another kind, or the event loop does not take it.
-    pub fn adopt(socket: OwnedFd, admission: Admission) -> io::Result<Self> {
-        let address: SockaddrStorage = getsockname(socket.as_raw_fd())?;
-        let kind = match address.family() {
-            Some(AddressFamily::Unix) => {
-                let listener = std::os::unix::net::UnixListener::from(socket);
-                listener.set_nonblocking(true)?;
-                Kind::Unix(UnixListener::from_std(listener)?)
-            }
-            Some(AddressFamily::Inet | AddressFamily::Inet6) => {
-                let listener = std::net::TcpListener::from(socket);
-                listener.set_nonblocking(true)?;
-                Kind::Tcp(TcpListener::from_std(listener)?)
-            }
-            _ => return Err(io::Error::other("neither TCP nor unix")),
-        };
-        Ok(Self { kind, admission })
+    /// Lets these in by that socket.
+    #[must_use]
+    pub const fn new(held: HeldListener, admission: Admission) -> Self {
+        Self { held, admission }
     }
 
-    /// The next peer that is let in.
-    pub(super) async fn accept(&self) -> Result<Stream, AcceptError> {
-        match &self.kind {
-            Kind::Tcp(listener) => {
-                let (stream, peer) = listener.accept().await?;
+    /// Where it is.
+    #[must_use]
+    pub const fn address(&self) -> &Address {
+        self.held.address()
+    }
+
+    /// The next peer that is let in. May be dropped at any time without losing one.
+    pub(super) async fn accept(&mut self) -> Result<Stream, AcceptError> {
+        match self.held.accept().await? {
+            Connection::Tcp(stream) => {
                 if let Admission::Users(guests) = &self.admission {
-                    guests.admit_tcp(peer, stream.local_addr()?)?;
+                    guests.admit_tcp(stream.peer_addr()?, stream.local_addr()?)?;
                 }
                 // Replies are small and somebody waits for each.
                 stream.set_nodelay(true)?;
                 Ok(Stream::Tcp(stream))
             }
-            Kind::Unix(listener) => {
-                let (stream, _) = listener.accept().await?;
+            Connection::Unix(stream) => {
                 if let Admission::Users(guests) = &self.admission {
                     guests.admit_unix(&stream.as_fd())?;
                 }

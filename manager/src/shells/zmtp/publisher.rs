@@ -113,7 +113,7 @@ impl Publisher {
     /// Serves until the manager leaves.
     pub async fn serve(
         self,
-        listener: Listener,
+        mut listener: Listener,
         mut stay: watch::Receiver<Stay>,
         log: Log,
         name: &'static str,

@@ -52,7 +52,7 @@ pub trait Service: Clone + Send + Sync + 'static {
 
 /// Serves until the manager leaves.
 pub async fn serve(
-    listener: Listener,
+    mut listener: Listener,
     service: impl Service,
     mut stay: watch::Receiver<Stay>,
     log: Log,

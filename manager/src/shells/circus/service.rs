@@ -1,0 +1,68 @@
+//! The control endpoint: one reply to each request, none to a cast.
+
+use std::future::{Future, poll_fn, ready};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use tokio::sync::watch;
+
+use super::reply::render;
+use super::request;
+use super::translate::answer;
+use crate::config::model::Configuration;
+use crate::shells::asking::Asker;
+use crate::shells::zmtp::message::Parts;
+use crate::shells::zmtp::router::{Pending, Service, Turn};
+
+/// Answers requests of Circus's clients.
+#[derive(Clone, Debug)]
+pub struct CircusService {
+    /// Whom commands are put to.
+    pub asker: Asker,
+    /// Whose `endpoint_owner` decides who may be run.
+    pub configuration: watch::Receiver<Arc<Configuration>>,
+}
+
+impl Service for CircusService {
+    async fn begin(&self, mut message: Parts) -> Option<Pending> {
+        // What stands before the body (the empty part of a REQ socket, the route through a proxy)
+        // goes back as it came. Circus drops such messages.
+        let body = message.pop()?;
+        let (envelope, request) = request::read(&body);
+        let turn = match &envelope.id {
+            Some(_) => Turn::WhenReady,
+            None => Turn::InOrder,
+        };
+        let asker = self.asker.clone();
+        let owner = self.configuration.borrow().global.endpoint_owner.clone();
+        let reply = Box::pin(async move {
+            let outcome = match request {
+                Ok(request) => answer(request, &asker, owner.as_deref()).await,
+                Err(error) => Err(error),
+            };
+            (!envelope.cast).then(|| {
+                message.push(render(envelope.id, outcome));
+                message
+            })
+        });
+        begin_now(turn, reply).await
+    }
+}
+
+/// Polls a reply once, which puts its command into the manager's queue before the next message of
+/// the connection is looked at.
+async fn begin_now(
+    turn: Turn,
+    mut reply: Pin<Box<dyn Future<Output = Option<Parts>> + Send>>,
+) -> Option<Pending> {
+    let first = poll_fn(|cx| Poll::Ready(reply.as_mut().poll(cx))).await;
+    match first {
+        Poll::Pending => Some(Pending { turn, reply }),
+        Poll::Ready(None) => None,
+        Poll::Ready(parts) => Some(Pending {
+            turn,
+            reply: Box::pin(ready(parts)),
+        }),
+    }
+}
