@@ -322,9 +322,19 @@ fn children_get_the_descriptor_limit_that_the_kernel_was_started_with() {
 fn sockets_reach_children_by_number_by_listen_fds_and_as_stdin() {
     let kernel = Kernel::start();
     let mut client = kernel.connect();
-    let made = client.make_socket(inet("web")).unwrap();
-    assert!(client.make_socket(inet("web")).unwrap().existed);
-    let mut other = inet("web");
+    // An address that nobody else uses: nobody takes the port once it is free.
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let host = format!("127.{high}.{low}.9");
+    let web = SocketSpec {
+        address: SocketAddress::Inet {
+            host: host.clone(),
+            port: 0,
+        },
+        ..inet("web")
+    };
+    let made = client.make_socket(web.clone()).unwrap();
+    assert!(client.make_socket(web.clone()).unwrap().existed);
+    let mut other = web;
     other.backlog = 6;
     assert_eq!(
         refused(client.make_socket(other)).code,
@@ -361,9 +371,16 @@ fn sockets_reach_children_by_number_by_listen_fds_and_as_stdin() {
     );
     assert_eq!(lines[4], format!("{port} 1 web"));
     assert_eq!(lines[5], "mine");
-    std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    std::net::TcpStream::connect((&*host, port)).unwrap();
     client.close_socket("web").unwrap();
-    assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
+    // A guard that has much to do lets go of its copy a little later.
+    until(
+        "the port to be closed",
+        || match std::net::TcpStream::connect((&*host, port)) {
+            Err(_) => Ok(()),
+            Ok(connection) => Err(format!("{connection:?}")),
+        },
+    );
     assert_eq!(
         refused(client.close_socket("web")).code,
         ErrorCode::NOT_FOUND
@@ -769,13 +786,14 @@ fn a_public_address_or_a_taken_path_is_refused_at_the_start() {
 
 #[test]
 fn tcp_clients_of_this_user_are_served_like_unix_ones() {
-    // A port that was free a moment ago; a neighbour who takes it makes the kernel say so.
-    let port = {
-        let probe = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        probe.local_addr().unwrap()
-    };
-    let kernel = Kernel::start_with(&["--listen", &format!("tcp:{port}")]);
-    let mut client = Client::connect(&Address::Tcp(port), "test/1", Some(PATIENCE)).unwrap();
+    let kernel = Kernel::start_with(&["--listen", "tcp:127.0.0.1:0"]);
+    let log = kernel.log();
+    let place = log
+        .split_whitespace()
+        .find(|word| word.starts_with("tcp:127.0.0.1:"))
+        .unwrap_or_else(|| panic!("no port in {log}"));
+    let address: Address = place.parse().unwrap();
+    let mut client = Client::connect(&address, "test/1", Some(PATIENCE)).unwrap();
     let process = client
         .spawn("k", script("a", "echo hello"))
         .unwrap()
@@ -793,19 +811,18 @@ fn a_quiet_kernel_sleeps_in_one_thread() {
     client.status().unwrap();
     assert_eq!(kernel.status("Threads"), 1);
     let switches = || kernel.status("voluntary_ctxt_switches");
-    // It may still be on its way to sleep.
-    let asleep = until("sleep", || {
-        let path = format!("/proc/{}/stat", kernel.pid());
-        let stat = std::fs::read_to_string(path).unwrap();
-        if stat.contains(") S ") {
-            Ok(switches())
+    // It may still be on its way to sleep, or have something to do once a moment later.
+    until("an interval without a wake-up", || {
+        let before = switches();
+        // Nothing to wait for: the absence of wake-ups is what is tested.
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        let after = switches();
+        if after == before {
+            Ok(())
         } else {
-            Err(stat)
+            Err(format!("{before} wake-ups, then {after}"))
         }
     });
-    // Nothing to wait for: the absence of wake-ups is what is tested.
-    std::thread::sleep(std::time::Duration::from_millis(300));
-    assert_eq!(switches(), asleep);
 }
 
 #[test]
@@ -873,12 +890,27 @@ fn a_long_listing_comes_page_by_page_to_whoever_reads_slowly() {
 fn credit_is_used_up_record_by_record() {
     let kernel = Kernel::start();
     let mut client = kernel.connect();
-    let text = "for i in 1 2 3 4 5 6; do echo $i; sleep 0.02; done";
+    let gate = kernel.directory.path().join("gate").display().to_string();
+    let text = format!(
+        "for i in 1 2 3 4 5 6; do echo $i; until [ -e {gate}$i ]; do sleep 0.01; done; done"
+    );
     let process = client
-        .spawn("k", script("a", text))
+        .spawn("k", script("a", &text))
         .unwrap()
         .process
         .process;
+    // A record for each line.
+    for line in 1..=6 {
+        until("the line to be read", || {
+            let next = client.processes().unwrap()[0].output.next;
+            if next == Sequence(line + 1) {
+                Ok(())
+            } else {
+                Err(next.to_string())
+            }
+        });
+        std::fs::write(format!("{gate}{line}"), "").unwrap();
+    }
     end_of(&mut client, process);
     let follow = Follow {
         process,

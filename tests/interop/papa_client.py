@@ -16,7 +16,7 @@ import unittest
 
 import papa
 
-DEADLINE_SECONDS = 20
+DEADLINE_SECONDS = 90
 
 
 def connect():
@@ -86,14 +86,16 @@ class SocketTest(unittest.TestCase):
             socket.create_connection(("::1", reply["port"]), DEADLINE_SECONDS).close()
 
     def test_explicit_host_and_port_are_kept(self):
+        # An address that nobody else uses, so that the port is still free when it is asked for.
+        host = "127.%d.%d.7" % (os.getpid() >> 8 & 255, os.getpid() & 255)
         probe = socket.socket()
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((host, 0))
         port = probe.getsockname()[1]
         probe.close()
         with connect() as p:
-            reply = p.make_socket("one", host="127.0.0.1", port=port, backlog=7)
+            reply = p.make_socket("one", host=host, port=port, backlog=7)
             self.assertEqual((port, 7), (reply["port"], reply["backlog"]))
-            self.assertRaises(papa.Error, p.make_socket, "two", host="127.0.0.1", port=port)
+            self.assertRaises(papa.Error, p.make_socket, "two", host=host, port=port)
 
     def test_unix_socket_accepts_connections_and_goes_with_its_path(self):
         with tempfile.TemporaryDirectory() as d, connect() as p:
@@ -268,9 +270,22 @@ class ProcessTest(unittest.TestCase):
             self.assertTrue(text(out).endswith("line 2000\n"))
 
     def test_buffer_of_a_few_bytes_is_counted_in_bytes(self):
-        script = "echo first words; sleep 0.1; echo more words; sleep 0.1; echo last; echo end >&2"
+        # Each write is read before the next: FIONREAD says how much of it still lies in the pipe.
+        script = (
+            "import array, fcntl, os, termios, time\n"
+            "def say(fd, text):\n"
+            "    os.write(fd, text)\n"
+            "    left = array.array('i', [1])\n"
+            "    while left[0]:\n"
+            "        time.sleep(0.01)\n"
+            "        fcntl.ioctl(fd, termios.FIONREAD, left)\n"
+            "say(1, b'first words\\n')\n"
+            "say(1, b'more words\\n')\n"
+            "say(1, b'last\\n')\n"
+            "say(2, b'end\\n')\n"
+        )
         with connect() as p:
-            p.make_process("tiny", SHELL, args=["-c", script], bufsize=14)
+            p.make_process("tiny", sys.executable, args=["-c", script], bufsize=14)
             wait_for("its end", lambda: not p.list_processes()["tiny"]["running"])
             out, err, _ = read_until_closed(p.watch_processes("tiny"))
             self.assertEqual(("last\n", "end\n"), (text(out), text(err)))

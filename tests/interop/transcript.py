@@ -30,7 +30,7 @@ import sys
 import tempfile
 import time
 
-DEADLINE_SECONDS = 15
+DEADLINE_SECONDS = 60
 NUMBERS = {"time": r"\d+\.\d+", "pid": r"\d+", "port": r"\d+", "fd": r"\d+"}
 NUMBERS.update({"state": "True|False", "python": r"[\w.]*"})
 

@@ -1,20 +1,17 @@
 //! The least HTTP client that can tell a failed request from an answered one.
 
+use crate::wait::PATIENCE;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
-
-/// A request may wait behind a busy machine, but not for ever.
-const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// `GET path`, on a connection of its own; answers status and body.
 ///
 /// # Errors
 /// When the connection is refused, reset or cut short, or the answer is no HTTP.
 pub fn get(server: SocketAddr, path: &str) -> io::Result<(u16, String)> {
-    let mut connection = TcpStream::connect_timeout(&server, TIMEOUT)?;
-    connection.set_read_timeout(Some(TIMEOUT))?;
-    connection.set_write_timeout(Some(TIMEOUT))?;
+    let mut connection = TcpStream::connect_timeout(&server, PATIENCE)?;
+    connection.set_read_timeout(Some(PATIENCE))?;
+    connection.set_write_timeout(Some(PATIENCE))?;
     write!(
         connection,
         "GET {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n"

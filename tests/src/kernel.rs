@@ -6,9 +6,13 @@ use kingpole_protocol::ErrorReply;
 use kingpole_protocol::client::blocking::{Client, ClientError};
 use kingpole_protocol::places::{Address, KERNEL_SOCKET};
 use std::ffi::OsStr;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::rc::Rc;
+
+/// How often a port that was free a moment ago may be taken by somebody else.
+const PORTS_TRIED_MAX: u32 = 20;
 
 /// A running kernel in a scratch directory; it and its children end with it.
 pub struct Kernel {
@@ -40,6 +44,32 @@ impl Kernel {
         Self::start_command(scratch, command)
     }
 
+    /// Starts one that has a TCP port as well, by Papa's `-p`, with further arguments; answers the
+    /// port.
+    ///
+    /// # Panics
+    /// When it does not serve.
+    #[must_use]
+    #[track_caller]
+    pub fn start_with_port(arguments: &[&str]) -> (Self, u16) {
+        for _ in 0..PORTS_TRIED_MAX {
+            let probe = TcpListener::bind("127.0.0.1:0").expect("a port");
+            let port = probe.local_addr().expect("its number").port();
+            drop(probe);
+            let scratch = Rc::new(Scratch::new());
+            let mut command = Self::command(&scratch);
+            command.arg("-p").arg(port.to_string()).args(arguments);
+            let process = Guarded::start("kingpole-kernel", command, scratch.join("kernel.log"));
+            let mut kernel = Self { process, scratch };
+            if kernel.wait_serving().is_ok() {
+                return (kernel, port);
+            }
+            // Somebody has taken the port since it was found free.
+            assert!(kernel.log().contains("in use"), "{}", kernel.log());
+        }
+        panic!("no port stays free for a moment");
+    }
+
     /// Starts one by a command made from [`Kernel::command`].
     ///
     /// # Panics
@@ -49,16 +79,24 @@ impl Kernel {
     pub fn start_command(scratch: Rc<Scratch>, command: Command) -> Self {
         let process = Guarded::start("kingpole-kernel", command, scratch.join("kernel.log"));
         let mut kernel = Self { process, scratch };
-        wait::until("the kernel serves its socket", || {
-            if let Some(status) = kernel.process.try_wait() {
-                panic!(
-                    "the kernel ended at once: {status}; its log:\n{}",
-                    kernel.log()
-                );
-            }
-            kernel.try_client("kingpole-tests/start").map(drop)
-        });
+        if let Err(status) = kernel.wait_serving() {
+            let log = kernel.log();
+            panic!("the kernel ended at once: {status}; its log:\n{log}");
+        }
         kernel
+    }
+
+    /// Waits until it serves, or has ended.
+    #[track_caller]
+    fn wait_serving(&mut self) -> Result<(), ExitStatus> {
+        wait::until("the kernel serves its socket", || {
+            match self.process.try_wait() {
+                Some(status) => Ok(Err(status)),
+                None => self
+                    .try_client("kingpole-tests/start")
+                    .map(|_client| Ok(())),
+            }
+        })
     }
 
     /// The command that starts a kernel in `scratch`. It opens no TCP port: `-u` replaces the

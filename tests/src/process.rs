@@ -46,6 +46,19 @@ impl Handle {
         }
     }
 
+    /// Stops it and waits until it stands: what follows finds it doing nothing.
+    ///
+    /// # Panics
+    /// When it does not stop.
+    #[track_caller]
+    pub fn stop(&self) {
+        self.signal(libc::SIGSTOP).expect("it may be stopped");
+        wait::until("the process stands", || match state(self.pid) {
+            Some('T' | 'Z') | None => Ok(()),
+            other => Err(format!("its state is {other:?}")),
+        });
+    }
+
     /// Waits for its end; answers whether it came.
     #[must_use]
     pub fn ended_within(&self, patience: Duration) -> bool {

@@ -108,8 +108,7 @@ pub fn program(name: &str, arguments: &[&str]) -> ProcessSpec {
 /// When it cannot be copied.
 #[must_use]
 pub fn for_everyone(scratch: &Scratch) -> ByteString {
-    let path = scratch.join("puppet");
-    std::fs::copy(binaries::puppet(), &path).expect("a copy of the puppet");
+    let path = scratch.copy_program("puppet", binaries::puppet());
     ByteString::from(path.as_os_str())
 }
 

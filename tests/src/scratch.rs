@@ -1,7 +1,9 @@
 //! A directory of a test's own, gone when the test is over.
 
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use tempfile::TempDir;
 
@@ -63,6 +65,42 @@ impl Scratch {
     #[must_use]
     pub fn runtime_dir(&self) -> PathBuf {
         self.join("run")
+    }
+
+    /// Makes a program in it and answers its path.
+    ///
+    /// Another process writes it: whatever a neighbouring test starts at that moment would inherit a
+    /// descriptor of ours until its own exec, and a file that somebody has open for writing cannot be
+    /// executed (`ETXTBSY`).
+    ///
+    /// # Panics
+    /// When that is not possible.
+    #[track_caller]
+    pub fn program(&self, name: &str, content: &[u8]) -> PathBuf {
+        let path = self.join(name);
+        let mut writer = Command::new("/bin/sh")
+            .args(["-c", "cat >\"$1\" && chmod 755 \"$1\"", "sh"])
+            .arg(&path)
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("a shell");
+        let mut pipe = writer.stdin.take().expect("a pipe");
+        pipe.write_all(content).expect("the shell reads");
+        drop(pipe);
+        let status = writer.wait().expect("our own child can be collected");
+        assert!(status.success(), "{}: {status}", path.display());
+        path
+    }
+
+    /// Copies a program into it, as [`Scratch::program`] does, where every user may execute it.
+    ///
+    /// # Panics
+    /// When that is not possible.
+    #[track_caller]
+    pub fn copy_program(&self, name: &str, original: &Path) -> PathBuf {
+        let content = std::fs::read(original)
+            .unwrap_or_else(|error| panic!("{}: {error}", original.display()));
+        self.program(name, &content)
     }
 
     /// Writes a file in it and answers its path.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 /// How long a test waits for something that takes milliseconds on an idle machine. Only a failing
 /// test ever waits so long, so it is generous towards machines with much else to do.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Looks until `look` answers `Ok`, at growing intervals of 1 to 20 ms.
 ///

@@ -79,19 +79,22 @@ fn a_working_directory_that_is_not_there_is_named() {
 fn a_port_in_use_is_said_and_taken_when_it_is_free() {
     let kernel = Kernel::start();
     let scratch = Rc::clone(kernel.scratch());
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    // An address that nobody else uses: who took the port once it is free would keep it.
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let host = format!("127.{high}.{low}.9");
+    let taken = TcpListener::bind((host.as_str(), 0)).unwrap();
     let port = taken.local_addr().unwrap().port();
     let configuration = scratch.write(
         "port.ini",
         format!(
             "{GOOD}[watcher:web]\ncmd = {} \"serve $(circus.sockets.web)\" wait\n\
-             [socket:web]\nhost = 127.0.0.1\nport = {port}\n",
+             [socket:web]\nhost = {host}\nport = {port}\n",
             binaries::puppet().display()
         ),
     );
     let manager = Manager::start(&scratch, &configuration);
     wait::until("the good watcher runs", || manager.pids("good"));
-    let place = format!("127.0.0.1:{port}");
+    let place = format!("{host}:{port}");
     wait::until("the port is named", || {
         let log = manager.log();
         if log.contains(&place) {

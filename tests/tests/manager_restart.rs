@@ -5,7 +5,6 @@ use kingpole_protocol::request::TakeLease;
 use kingpole_protocol::spec::SocketAddress;
 use kingpole_protocol::{Fence, client::blocking::Client};
 use kingpole_tests::manager::{self, Manager, describe, json};
-use kingpole_tests::process::Handle;
 use kingpole_tests::puppet::{Stage, Strings};
 use kingpole_tests::{Kernel, Scratch, binaries, http, lines, pattern, wait};
 use std::collections::{BTreeMap, BTreeSet};
@@ -161,7 +160,21 @@ fn fifty_kills_under_load_cost_no_child_no_request_and_no_line() {
         }
         manager.replace();
         manager.wait_ready();
+        wait::until("requests were answered all the time", || {
+            match requests.answered.load(Ordering::Relaxed) {
+                answered if answered > KILLS => Ok(()),
+                answered => Err(format!("{answered}: {:?}", requests.failures)),
+            }
+        });
         drop(over);
+    });
+    wait::until("the logs were rotated", || {
+        let found = [&logs[0], &logs[1]].map(|log| parts(log).len());
+        if found.iter().all(|&count| count > 2) {
+            Ok(())
+        } else {
+            Err(format!("{found:?} files"))
+        }
     });
 
     let after = kernel_pids(&mut client);
@@ -171,16 +184,9 @@ fn fifty_kills_under_load_cost_no_child_no_request_and_no_line() {
         manager::pids(&status, watcher).unwrap();
     }
     assert_eq!(*requests.failures.lock().unwrap(), [] as [String; 0]);
-    let answered = requests.answered.load(Ordering::Relaxed);
-    assert!(
-        answered > KILLS,
-        "only {answered} requests in all that time"
-    );
-
     let mut counts = BTreeMap::new();
     for (tag, strings) in &mut writers {
         let count = strings.ask("enough")[tag.as_str()].as_u64().unwrap();
-        assert!(count > KILLS * 10, "{tag} has written only {count} lines");
         counts.insert(tag.clone(), count);
     }
     let total: u64 = counts.values().sum();
@@ -196,7 +202,6 @@ fn fifty_kills_under_load_cost_no_child_no_request_and_no_line() {
         }
     });
     for (log, (tag, _)) in logs.iter().zip(&writers).take(2) {
-        assert!(parts(log).len() > 2, "{} was rotated", log.display());
         assert_eq!(
             lines::check(tag, &content(log), 0),
             Ok(counts[tag]),
@@ -297,7 +302,7 @@ fn a_stopped_manager_that_comes_back_after_its_successor_does_nothing_any_more()
     let mut single = single("");
     let old = single.pid();
     let manager = single.manager.process().handle();
-    manager.signal(libc::SIGSTOP).unwrap();
+    manager.stop();
     // What a successor on another machine's disk, or of another lock, would do.
     let mut successor = single.kernel.client();
     let lease = successor
@@ -319,9 +324,14 @@ fn a_stopped_manager_that_comes_back_after_its_successor_does_nothing_any_more()
         .unwrap();
     assert!(taken > leases.items[0].fence);
     single.strings.tell("exit 1");
-    if let Ok(child) = Handle::open(i32::try_from(old).unwrap()) {
-        child.wait_ended("the child");
-    }
+    wait::until("the kernel has seen the child's end", || {
+        let running = kernel_pids(&mut successor);
+        if running.values().all(|&pid| i64::from(pid) != old) {
+            Ok(())
+        } else {
+            Err(format!("{running:?}"))
+        }
+    });
     manager.signal(libc::SIGCONT).unwrap();
     wait::until("the stale manager knows that it is", || {
         let log = single.manager.log();
@@ -436,7 +446,7 @@ fn quit_stops_what_is_not_use_papa_and_leaves_the_rest() {
 fn a_hung_manager_makes_no_child_wait() {
     let mut single = single("");
     let manager = single.manager.process().handle();
-    manager.signal(libc::SIGSTOP).unwrap();
+    manager.stop();
     // Far more than every buffer on the way: the oldest goes, the child does not wait.
     single.strings.ask("flood out 0 30000000 65536");
     manager.signal(libc::SIGCONT).unwrap();

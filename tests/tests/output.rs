@@ -523,14 +523,17 @@ fn a_flood_does_not_keep_others_waiting() {
     for flood in &mut floods {
         flood.ask("background flood out 0 100000000000 65536");
     }
-    let mut slowest = Duration::ZERO;
+    let mut times = Vec::new();
     for _ in 0..200 {
         let begun = Instant::now();
         client.call(Ping {}).unwrap();
-        slowest = slowest.max(begun.elapsed());
+        times.push(begun.elapsed());
     }
-    // Three floods and this test share the machine, perhaps one core of it.
-    assert!(slowest < Duration::from_secs(2), "a ping took {slowest:?}");
+    // Three floods, this test and whatever else runs share the machine, perhaps one core of it: a
+    // single answer may be late, most of them must not.
+    times.sort();
+    let median = times[times.len() / 2];
+    assert!(median < Duration::from_secs(1), "a ping takes {median:?}");
     for flood in &mut floods {
         flood.tell("exit 0");
     }

@@ -314,21 +314,25 @@ fn inet6_works_where_the_machine_has_it() {
 fn with_reuseport_every_child_gets_a_socket_of_its_own() {
     let kernel = Kernel::start();
     let mut client = kernel.client();
-    // A port that is free now; the kernel keeps none open that would tell us one.
-    let free = TcpListener::bind("127.0.0.1:0")
+    // A port that is free now, of an address that nobody else uses; the kernel keeps none open that
+    // would tell us one.
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let host = format!("127.{high}.{low}.9");
+    let free = TcpListener::bind((host.as_str(), 0))
         .unwrap()
         .local_addr()
         .unwrap()
         .port();
     let spec = SocketSpec {
         address: SocketAddress::Inet {
-            host: "127.0.0.1".into(),
+            host: host.clone(),
             port: free,
         },
         reuseport: true,
         ..inet("shared")
     };
-    let info = client.make_socket(spec).unwrap().socket;
+    // A neighbour that is just being started may have a copy of the listener until its exec.
+    let info = wait::until("the socket", || client.make_socket(spec.clone())).socket;
     assert_eq!(info.fileno, None);
     let mut one = server(&kernel, &mut client, "one", "$(socket.shared.fileno)");
     let mut two = server(&kernel, &mut client, "two", "$(socket.shared.fileno)");
@@ -345,7 +349,7 @@ fn with_reuseport_every_child_gets_a_socket_of_its_own() {
     assert_ne!(one_has, two_has, "each has its own");
     let mut seen = BTreeSet::new();
     wait::until("Linux has chosen each of them", || {
-        let connection = TcpStream::connect(("127.0.0.1", free)).map_err(|e| e.to_string())?;
+        let connection = TcpStream::connect((host.as_str(), free)).map_err(|e| e.to_string())?;
         seen.insert(pid_over(connection));
         if seen.len() == 2 {
             Ok(())

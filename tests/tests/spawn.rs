@@ -12,7 +12,6 @@ use kingpole_tests::puppet::{self, Puppet};
 use kingpole_tests::{Kernel, wait};
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::os::unix::fs::PermissionsExt;
 
 #[test]
 fn environment_arguments_and_directory_are_exactly_those_asked_for() {
@@ -175,9 +174,9 @@ fn a_program_is_looked_up_in_the_search_path_and_nowhere_else() {
     let mut client = kernel.client();
     let bin = kernel.scratch().join("bin");
     std::fs::create_dir(&bin).unwrap();
-    let script = bin.join("kp-only-here");
-    std::fs::write(&script, "#!/bin/sh\necho \"$0\"\n").unwrap();
-    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let script = kernel
+        .scratch()
+        .program("bin/kp-only-here", b"#!/bin/sh\necho \"$0\"\n");
 
     let mut spec = puppet::program("lookup", &["kp-only-here"]);
     let error = refused(client.spawn("lookup/1", spec.clone()));

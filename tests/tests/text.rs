@@ -9,7 +9,6 @@ use kingpole_tests::text::{
     GREETING, Place, TextSession, Watched, replay, replay_document, stdout_of,
 };
 use kingpole_tests::{Kernel, Puppet, Scratch, binaries, wait};
-use std::rc::Rc;
 
 fn place(kernel: &Kernel) -> Place {
     Place::Unix(kernel.scratch().join("text.sock"))
@@ -470,13 +469,11 @@ fn a_second_user_is_refused_over_unix_and_tcp_and_a_named_one_is_served() {
         return skip("acting as another user needs root");
     }
     for (allowed, word) in [(false, "Error: permission denied\n"), (true, GREETING)] {
-        let scratch = Rc::new(Scratch::new());
-        let port = free_port();
-        let mut arguments = vec!["-p".to_owned(), port.to_string()];
-        if allowed {
-            arguments.extend(["--allow-user".to_owned(), "nobody".to_owned()]);
-        }
-        let kernel = Kernel::start_in(scratch, &arguments);
+        let arguments: &[&str] = match allowed {
+            true => &["--allow-user", "nobody"],
+            false => &[],
+        };
+        let (kernel, port) = Kernel::start_with_port(arguments);
         assert_eq!(as_nobody(Place::Tcp(port)).as_deref(), Some(word));
         // The mode of the socket keeps strangers out before the kernel has to.
         let over_unix = as_nobody(place(&kernel));
@@ -501,11 +498,6 @@ fn as_nobody(place: Place) -> Option<String> {
         Some(session.read_first())
     });
     stranger.join().unwrap()
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 #[test]

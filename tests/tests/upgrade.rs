@@ -11,7 +11,6 @@ use kingpole_tests::puppet::Puppet;
 use kingpole_tests::storm::Driver;
 use kingpole_tests::{Kernel, Scratch, binaries, pattern, puppet, wait};
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
@@ -200,11 +199,6 @@ fn a_wrong_program_changes_nothing_and_is_reported_with_its_reason() {
     let before = client.status().unwrap();
     let mut text = Text::open(&kernel);
     let scratch = Scratch::new();
-    let program = |name: &str, content: &[u8], mode| {
-        let path = scratch.write(name, content);
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
-        path
-    };
     let mut foreign = std::fs::read(binaries::kernel()).unwrap();
     // e_machine of the ELF header: no such machine.
     foreign[18] = 0xfe;
@@ -212,13 +206,13 @@ fn a_wrong_program_changes_nothing_and_is_reported_with_its_reason() {
     let cases: [(PathBuf, &str); 8] = [
         ("/no/such/program".into(), "No such file"),
         ("/tmp".into(), "directory"),
-        (program("locked", b"x", 0o644), "ermission denied"),
+        (scratch.write("locked", "x"), "ermission denied"),
         (
-            program("text", b"no program", 0o755),
+            scratch.program("text", b"no program"),
             "not one for this machine",
         ),
         (
-            program("foreign", &foreign, 0o755),
+            scratch.program("foreign", &foreign),
             "not one for this machine",
         ),
         ("/bin/false".into(), "without an answer (exit code 1)"),
@@ -329,8 +323,9 @@ fn sigusr2_runs_what_is_installed_now() {
 #[test]
 fn a_kernel_killed_after_its_upgrade_comes_back_as_the_new_program() {
     let kernel = Kernel::start();
-    let copy = kernel.scratch().join("kingpole-kernel-2");
-    std::fs::copy(binaries::kernel(), &copy).unwrap();
+    let copy = kernel
+        .scratch()
+        .copy_program("kingpole-kernel-2", binaries::kernel());
     let mut text = Text::open(&kernel);
     let answer = text.ask(&format!("upgrade {}", copy.display()));
     assert!(answer.contains(" carried in "), "{answer}");

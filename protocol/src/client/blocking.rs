@@ -18,7 +18,7 @@ use crate::status::{KernelStatus, ProcessInfo, SocketInfo, ValueInfo};
 use crate::sys::receive_with_descriptors;
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -116,6 +116,17 @@ impl Socket {
             Self::Unix(s, _) => s.write_all(bytes),
             Self::Tcp(s) => s.write_all(bytes),
         }
+    }
+}
+
+impl Drop for Socket {
+    /// A process that another thread is just starting has a copy of the descriptor until it executes
+    /// its program; the session shall not live on in that copy.
+    fn drop(&mut self) {
+        let _ = match self {
+            Self::Unix(s, _) => s.shutdown(Shutdown::Both),
+            Self::Tcp(s) => s.shutdown(Shutdown::Both),
+        };
     }
 }
 

@@ -333,7 +333,7 @@ fn logs_begin_with_the_file_go_on_with_what_is_remembered_and_then_live() {
         let _ = lines.send(format!("ended: {ended:?}"));
     });
     let next = || {
-        seen.recv_timeout(std::time::Duration::from_secs(10))
+        seen.recv_timeout(std::time::Duration::from_secs(90))
             .unwrap()
     };
     assert_eq!(
@@ -374,7 +374,7 @@ fn events_are_told_to_whoever_listens() {
         thread::yield_now();
     }
     let line = seen
-        .recv_timeout(std::time::Duration::from_secs(10))
+        .recv_timeout(std::time::Duration::from_secs(90))
         .unwrap();
     let told: EventLine = serde_json::from_str(&line).unwrap();
     assert_eq!(told, *event);

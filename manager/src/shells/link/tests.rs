@@ -285,7 +285,7 @@ impl World {
                 } => unreachable!(),
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), wait)
+        tokio::time::timeout(Duration::from_secs(90), wait)
             .await
             .expect("an event in time")
     }
