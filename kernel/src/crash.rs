@@ -42,11 +42,24 @@ pub fn fault_point(name: &'static str) -> Result<(), nix::errno::Errno> {
     }
 }
 
+/// A stage of going on where the image before stopped: the candidate of an upgrade can be made to die
+/// there (`KINGPOLE_RESUME_CRASH=NAME`) or to fail (`KINGPOLE_RESUME_FAULT=NAME`).
+///
+/// # Errors
+/// `ENOMEM`, only then.
+#[inline]
+pub fn resume_stage(name: &'static str) -> Result<(), nix::errno::Errno> {
+    crash_point(name);
+    fault_point(name)
+}
+
 /// Who passes points from here on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Victim {
     /// The kernel of this epoch.
     Kernel(u64),
+    /// The program that a kernel has become.
+    NextImage,
     /// The first guard.
     Guard,
 }
@@ -83,6 +96,7 @@ mod armed {
     pub(super) fn arm(victim: super::Victim) {
         let variable = match victim {
             super::Victim::Kernel(_) => "KINGPOLE_CRASH_POINT",
+            super::Victim::NextImage => "KINGPOLE_RESUME_CRASH",
             super::Victim::Guard => "KINGPOLE_GUARD_CRASH_POINT",
         };
         let all = std::env::var(variable).unwrap_or_default();
@@ -91,7 +105,7 @@ mod armed {
             let (name, count) = text.split_once('#').unwrap_or((text, "1"));
             let meant = match victim {
                 super::Victim::Kernel(own) => epoch.parse() == Ok(own),
-                super::Victim::Guard => !name.is_empty(),
+                super::Victim::Guard | super::Victim::NextImage => !name.is_empty(),
             };
             meant.then(|| Target {
                 name: name.to_owned(),
@@ -158,18 +172,21 @@ pub(crate) mod faults {
 
     #[cfg(feature = "crash-points")]
     pub(super) fn arm(victim: super::Victim) {
-        let Ok(text) = std::env::var("KINGPOLE_FAULT_POINT") else {
+        let variable = match victim {
+            super::Victim::Kernel(1) => "KINGPOLE_FAULT_POINT",
+            super::Victim::NextImage => "KINGPOLE_RESUME_FAULT",
+            super::Victim::Kernel(_) | super::Victim::Guard => return,
+        };
+        let Ok(text) = std::env::var(variable) else {
             return;
         };
         let (text, times) = text.split_once('*').unwrap_or((&text, "1"));
         let (name, count) = text.split_once('#').unwrap_or((text, "1"));
-        if victim == super::Victim::Kernel(1) {
-            FAULT.set(Some(Fault {
-                name: name.to_owned(),
-                spared: count.parse::<u64>().unwrap_or(1).saturating_sub(1),
-                times: times.parse().unwrap_or(1),
-            }));
-        }
+        FAULT.set(Some(Fault {
+            name: name.to_owned(),
+            spared: count.parse::<u64>().unwrap_or(1).saturating_sub(1),
+            times: times.parse().unwrap_or(1),
+        }));
     }
 
     pub(super) fn pass(name: &'static str) -> Result<(), Errno> {

@@ -8,7 +8,7 @@ mod unresolved;
 
 use super::hands::{Child, Hands, HandsError, HeldSocket, end_of, position};
 use super::polled::Polled;
-use crate::crash::crash_point;
+use crate::crash::{crash_point, resume_stage};
 use crate::entry::Spawned;
 use crate::guard::client::GuardLink;
 use crate::input::Input;
@@ -31,6 +31,7 @@ use kingpole_protocol::spec::SocketAddress;
 use kingpole_protocol::status::SocketInfo;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::rc::Rc;
@@ -65,6 +66,9 @@ pub enum AdoptError {
     /// Shared memory.
     #[error(transparent)]
     Hands(#[from] HandsError),
+    /// A system call; in practice only where a test asks for it.
+    #[error("cannot take over: {}", .0.desc())]
+    System(nix::errno::Errno),
     /// The journal.
     #[error(transparent)]
     Remember(#[from] RememberError),
@@ -105,6 +109,8 @@ pub(super) fn adopt(
     polled: Rc<RefCell<Polled>>,
     guard: GuardLink,
 ) -> Result<Adopted, AdoptError> {
+    // Where this fails, another program may go on with them.
+    let held = ManuallyDrop::new(inheritance.held);
     let memory = inheritance.state;
     crash_point("adopt: start");
     if succession == Succession::Crash {
@@ -114,12 +120,14 @@ pub(super) fn adopt(
     memory.set_kernel_pid(std::process::id().cast_signed());
     let journal = Journal::open(inheritance.journal, &memory).map_err(HandsError::from)?;
     let remembered = remember(&journal)?;
+    let spawner = Spawner::new().map_err(HandsError::from)?;
+    resume_stage("resume: journal").map_err(AdoptError::System)?;
     crash_point("adopt: journal");
     let hands = Hands {
         memory,
         journal,
         bounce: inheritance.bounce,
-        spawner: Spawner::new().map_err(HandsError::from)?,
+        spawner,
         children: BTreeMap::new(),
         pids: HashMap::new(),
         sockets: BTreeMap::new(),
@@ -133,7 +141,7 @@ pub(super) fn adopt(
     let mut adoption = Adoption {
         state: State::new(about),
         hands,
-        held: inheritance.held,
+        held: ManuallyDrop::into_inner(held),
         inputs: Vec::new(),
         notes: Vec::new(),
     };
@@ -223,6 +231,7 @@ impl Adoption {
             };
             // Under the number that clients were told, unless something else has it.
             let fd = match duplicate_from(fd.as_fd(), made.fileno) {
+                _ if fd.as_raw_fd() == made.fileno => fd,
                 Ok(copy) => copy,
                 Err(_) => fd,
             };

@@ -92,9 +92,13 @@ pub(super) enum Sent {
 
 impl Connection {
     pub(super) fn new(socket: OwnedFd, session: SessionId, polled: &Polled) -> Result<Self, Errno> {
-        let token = Token::Session(session);
-        polled.add(&socket, token, Interest::Read)?;
-        Ok(Self {
+        let connection = Self::unpolled(socket, session);
+        connection.begin_polling(polled)?;
+        Ok(connection)
+    }
+
+    fn unpolled(socket: OwnedFd, session: SessionId) -> Self {
+        Self {
             socket,
             decoder: Decoder::new(),
             lines: LineReader::new(LINE_BYTES_MAX),
@@ -104,26 +108,31 @@ impl Connection {
             course: Course::Open,
             stalled: false,
             interest: Interest::Read,
-            token,
-        })
+            token: Token::Session(session),
+        }
     }
 
-    /// Goes on with the socket of the image before.
-    pub(super) fn resume(
-        socket: OwnedFd,
-        session: SessionId,
-        resumed: Resumed<'_>,
-        polled: &Polled,
-    ) -> Result<Self, Errno> {
-        let mut connection = Self::new(socket, session, polled)?;
+    fn begin_polling(&self, polled: &Polled) -> Result<(), Errno> {
+        polled.add(&self.socket, self.token, Interest::Read)
+    }
+
+    /// Goes on with the socket of the image before, once [`Connection::poll_again`] has been called.
+    pub(super) fn resume(socket: OwnedFd, session: SessionId, resumed: Resumed<'_>) -> Self {
+        let mut connection = Self::unpolled(socket, session);
         connection.speech = resumed.speech;
         connection.course = resumed.course;
         connection.lines = LineReader::resume(LINE_BYTES_MAX, resumed.line);
         connection.decoder.extend(resumed.received);
         // It came out of a queue of the same size.
         let _ = connection.queue.push(&[resumed.unsent]);
-        connection.update_interest(polled);
-        Ok(connection)
+        connection
+    }
+
+    /// Waits for what a resumed session sends, and for room to send.
+    pub(super) fn poll_again(&mut self, polled: &Polled) -> Result<(), Errno> {
+        self.begin_polling(polled)?;
+        self.update_interest(polled);
+        Ok(())
     }
 
     /// Its socket, to be carried.

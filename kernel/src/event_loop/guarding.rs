@@ -200,6 +200,8 @@ impl Kernel {
             shared: hands.shared_numbers(heirloom),
             link: None,
             saved: None,
+            previous: None,
+            failure: None,
             original: heirloom.original,
         };
         let kept = held

@@ -298,7 +298,14 @@ pub fn open_all(
         match (Listener::open(address, permissions, place), need) {
             (Ok(listener), _) => listeners.push(listener),
             (Err(error), Need::Default) => missing(format!("{error}; going on without it")),
-            (Err(error), Need::Asked) => return Err(error),
+            (Err(error), Need::Asked) => {
+                // Those of an earlier kernel are not ours to close before we serve.
+                listeners
+                    .into_iter()
+                    .filter(|listener| listener.origin == ListenerOrigin::Inherited)
+                    .for_each(std::mem::forget);
+                return Err(error);
+            }
         }
     }
     Ok(listeners)

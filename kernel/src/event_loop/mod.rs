@@ -17,7 +17,7 @@ mod spawning;
 mod text_output;
 mod upgrading;
 
-use crate::crash::crash_point;
+use crate::crash::{crash_point, resume_stage};
 use crate::effect::Effect;
 use crate::guard::client::GuardLink;
 use crate::input::{Input, Now, Room, Termination};
@@ -47,10 +47,11 @@ use nix::sys::signalfd::SignalFd;
 use polled::{Interest, Polled, Ready, Token};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::mem::ManuallyDrop;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
-use upgrading::{Decided, Order, Rehearsing};
+use upgrading::{Decided, Order, Rehearsing, Resumed};
 pub use upgrading::{Resumption, is_what_was_saved};
 
 /// Bytes read from a session at once.
@@ -105,6 +106,31 @@ pub struct Kernel {
     rehearsing: Option<Rehearsing>,
     /// The one that happens after this turn.
     decided: Option<Decided>,
+    /// What the one that made this program of the process is to be answered with.
+    resumed: Option<Resumed>,
+    /// Until [`Kernel::run`] takes it.
+    waiting: Option<Waiting>,
+}
+
+/// The runtime, which tells when our epoll has something.
+struct Waiting {
+    // First, as it is registered with the other.
+    watched: tokio::io::unix::AsyncFd<OwnedFd>,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Waiting {
+    fn new(polled: &Polled) -> Result<Self, std::io::Error> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build()?;
+        let watched = {
+            let _entered = runtime.enter();
+            watch_readable(polled.handle()?)?
+        };
+        Ok(Self { watched, runtime })
+    }
 }
 
 /// Whether listeners are polled.
@@ -176,33 +202,47 @@ impl Kernel {
     /// # Errors
     /// What was inherited makes no sense, or Linux refuses something.
     pub fn adopt(
-        mut parts: Parts,
+        parts: Parts,
         inheritance: Inheritance,
         succession: Succession,
     ) -> Result<(Self, Vec<Tag>), LoopError> {
+        // Nothing that was inherited may be closed by a failure: another program may go on with it.
+        // What can fail comes first, and after that nobody hears of anything before all is well.
+        let mut parts = ManuallyDrop::new(parts);
+        let inheritance = ManuallyDrop::new(inheritance);
         let polled = Rc::new(RefCell::new(Polled::new()?));
+        let waiting = Waiting::new(&polled.borrow())?;
         let about = parts.about.clone();
-        let sent = parts
-            .resumption
-            .as_ref()
-            .map_or(0, |r| r.saved.head.link_sent);
+        let resumption = ManuallyDrop::new(parts.resumption.take());
+        let sent = resumption.as_ref().map_or(0, |r| r.saved.head.link_sent);
         let guard = GuardLink::new(parts.link.take(), sent);
-        let resumption = parts.resumption.take();
+        resume_stage("resume: loop")?;
+        let inheritance = ManuallyDrop::into_inner(inheritance);
         let adopted = adopt::adopt(inheritance, about, succession, Rc::clone(&polled), guard)?;
-        let mut hands = adopted.hands;
+        let parts = ManuallyDrop::into_inner(parts);
+        let kernel = Self::assemble(parts, adopted.state, adopted.hands, polled, waiting);
+        let mut kernel = ManuallyDrop::new(kernel);
         if adopted.beginning == Beginning::First {
-            hands.begin(&adopted.state).map_err(LoopError::Journal)?;
+            let Self { hands, state, .. } = &mut *kernel;
+            hands.begin(state).map_err(LoopError::Journal)?;
         }
-        let mut kernel = Self::assemble(parts, adopted.state, hands, polled)?;
+        kernel.poll_own()?;
         kernel.begin_guarded(&adopted.dropped)?;
+        resume_stage("resume: sessions")?;
+        let resumed = match ManuallyDrop::into_inner(resumption) {
+            Some(resumption) => Some(kernel.resume_connections(resumption)?),
+            None => None,
+        };
+        resume_stage("resume: ready")?;
+        let mut kernel = ManuallyDrop::into_inner(kernel);
         for note in adopted.notes {
             kernel.log_line(&note);
         }
         for input in adopted.inputs {
             kernel.drive(input);
         }
-        if let Some(resumption) = resumption {
-            kernel.resume_from(resumption)?;
+        if let Some(resumed) = resumed {
+            kernel.resume_sessions(resumed);
         }
         kernel.look_for_ends();
         crash_point("adopt: before ready");
@@ -221,19 +261,10 @@ impl Kernel {
         state: State,
         hands: Hands,
         polled: Rc<RefCell<Polled>>,
-    ) -> Result<Self, LoopError> {
-        {
-            let polled = polled.borrow();
-            polled.add(&parts.signals, Token::Signals, Interest::Read)?;
-            for (index, listener) in (0..).zip(&parts.listeners) {
-                polled.add(
-                    listener.descriptor(),
-                    Token::Listener(index),
-                    Interest::Read,
-                )?;
-            }
-        }
-        Ok(Self {
+        waiting: Waiting,
+    ) -> Self {
+        Self {
+            waiting: Some(waiting),
             state,
             hands,
             polled,
@@ -260,25 +291,37 @@ impl Kernel {
             order: None,
             rehearsing: None,
             decided: None,
-        })
+            resumed: None,
+        }
+    }
+
+    fn poll_own(&self) -> Result<(), Errno> {
+        let polled = self.polled.borrow();
+        polled.add(&self.signals, Token::Signals, Interest::Read)?;
+        for (index, listener) in (0..).zip(&self.listeners) {
+            let token = Token::Listener(index);
+            polled.add(listener.descriptor(), token, Interest::Read)?;
+        }
+        Ok(())
     }
 
     /// Serves until the kernel is asked to end. `started` is called once it does.
     ///
     /// # Errors
     /// Readiness cannot be had any more.
+    ///
+    /// Nothing happens before the first turn that a failure could have kept from happening.
     pub fn run(mut self, started: impl FnOnce()) -> Result<(), LoopError> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
-            .enable_time()
-            .build()?;
+        let Some(Waiting { runtime, watched }) = self.waiting.take() else {
+            return Ok(());
+        };
         runtime.block_on(async move {
-            let watched = watch_readable(self.polled.borrow().handle()?)?;
             // A child may have ended while nobody listened to SIGCHLD (after an exec in place).
             self.sweep();
             self.flush_guard();
             self.show_title();
             self.hands.guard.tell_ready();
+            self.tell_resumed();
             started();
             let mut ready: Vec<Ready> = Vec::new();
             while !self.leaving {

@@ -45,6 +45,17 @@ pub struct Resumption {
     pub saved: Saved,
     /// The sessions' sockets.
     pub sockets: BTreeMap<u64, OwnedFd>,
+    /// Why the program that this one had become could not go on, if this is the one before again.
+    pub failure: Option<String>,
+}
+
+/// What is left to do once the sockets are taken over.
+#[derive(Debug)]
+pub(super) struct Resumed {
+    head: Head,
+    counts: Vec<SavedCounts>,
+    sessions: Vec<ResumedSession>,
+    failure: Option<String>,
 }
 
 /// An upgrade whose program rehearses: everything else goes on meanwhile.
@@ -194,6 +205,8 @@ impl Kernel {
             shared: self.hands.shared_numbers(heirloom),
             link: self.hands.guard.descriptor().map(|link| link.as_raw_fd()),
             saved: Some(saved.as_raw_fd()),
+            previous: Some(heirloom.image.binary.as_raw_fd()),
+            failure: None,
             original: heirloom.original,
         };
         let held = self.hands.all_held(&self.listeners);
@@ -270,10 +283,16 @@ impl Kernel {
         })
     }
 
-    /// Goes on where the image before stopped: sessions, holders, counters.
-    pub(super) fn resume_from(&mut self, resumption: Resumption) -> Result<(), LoopError> {
-        let Resumption { saved, mut sockets } = resumption;
-        let head = saved.head;
+    /// Takes the sessions' sockets over from the image before; nobody is told anything yet.
+    pub(super) fn resume_connections(
+        &mut self,
+        resumption: Resumption,
+    ) -> Result<Resumed, LoopError> {
+        let Resumption {
+            saved,
+            mut sockets,
+            failure,
+        } = resumption;
         let mut sessions = Vec::new();
         for saved in saved.sessions {
             let id = SessionId(saved.session);
@@ -300,42 +319,67 @@ impl Kernel {
                 received: &saved.received,
                 unsent: &saved.unsent,
             };
-            let connection = Connection::resume(socket, id, resumed, &self.polled.borrow())?;
+            let connection = Connection::resume(socket, id, resumed);
             let queue = super::room_of_queue(&connection);
             self.connections.insert(id, connection);
             // Whole requests may lie there already.
             self.unparsed.insert(id);
             sessions.push(ResumedSession { saved, queue });
         }
-        let count = sessions.len();
+        let polled = self.polled.borrow();
+        for connection in self.connections.values_mut() {
+            connection.poll_again(&polled)?;
+        }
+        Ok(Resumed {
+            head: saved.head,
+            counts: saved.counts,
+            sessions,
+            failure,
+        })
+    }
+
+    /// Goes on where the image before stopped: sessions, holders, counters.
+    pub(super) fn resume_sessions(&mut self, mut resumed: Resumed) {
+        self.drive(Input::Resumed {
+            newest_session: SessionId(resumed.head.newest_session),
+            sessions: std::mem::take(&mut resumed.sessions),
+            holders: std::mem::take(&mut resumed.head.holders),
+            counts: std::mem::take(&mut resumed.counts),
+        });
+        self.resumed = Some(resumed);
+    }
+
+    /// Says what came of the upgrade: this is the new program, or the old one again.
+    pub(super) fn tell_resumed(&mut self) {
+        let Some(Resumed { head, failure, .. }) = self.resumed.take() else {
+            return;
+        };
+        let took = now_ns().saturating_sub(head.saved_ns);
+        let (ms, tenths) = (took / 1_000_000, took / 100_000 % 10);
+        let release = &self.state.about.release;
+        let asker = head.asker.map(SessionId);
+        if let Some(reason) = failure {
+            let text = format!(
+                "{}: it could not go on: {reason}; release {release} goes on after {ms}.{tenths} ms",
+                head.path
+            );
+            return self.answer_refused(asker, &text);
+        }
         if let Some(heirloom) = &self.heirloom {
+            // From now on this program is the one to start after a kill.
             self.hands.guard.hand_binary(heirloom.image.binary.as_fd());
         }
-        self.drive(Input::Resumed {
-            newest_session: SessionId(head.newest_session),
-            sessions,
-            holders: head.holders,
-            counts: saved.counts,
-        });
-        let took = now_ns().saturating_sub(head.saved_ns);
         let text = format!(
-            "release {} became release {} (generation {}): {} processes, {} sockets, {} values and \
-             {count} sessions carried in {}.{:01} ms",
+            "release {} became release {release} (generation {}): {} processes, {} sockets, {} values \
+             and {} sessions carried in {ms}.{tenths} ms",
             head.release,
-            self.state.about.release,
             self.state.about.generation,
             self.state.processes.len(),
             self.state.sockets.len(),
             self.state.values.len(),
-            took / 1_000_000,
-            took / 100_000 % 10,
+            self.connections.len(),
         );
-        self.log_line(&format!("upgrade: {text}"));
-        if let Some(asker) = head.asker {
-            let session = SessionId(asker);
-            self.drive(Input::UpgradeAnswered { session, text });
-        }
-        Ok(())
+        self.answer(asker, text);
     }
 }
 

@@ -1,7 +1,7 @@
 //! A program of ours that can be started again: its file, its arguments, its environment.
 
 use super::role::Role;
-use crate::sys::exec::{Inherit, Orphaned, fork_exec, set_inherited};
+use crate::sys::exec::{Inherit, Orphaned, fork_exec, inherit_numbers, set_inherited};
 use crate::upgrade::rehearse::Script;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open};
@@ -123,6 +123,14 @@ impl Image {
         // Children must not get them.
         let _ = set_inherited(kept, Inherit::No);
         result.err().unwrap_or(Errno::UnknownErrno)
+    }
+
+    /// Becomes it, in `role`, with what is open under `numbers`: for a process that has failed and has
+    /// nothing to go on with. Returns only if that failed too.
+    #[must_use]
+    pub fn become_it_with_numbers(&self, role: &Role, numbers: &[i32]) -> Errno {
+        inherit_numbers(numbers);
+        self.become_it(role, &[])
     }
 
     fn command_line(&self, role: &Role) -> Vec<CString> {

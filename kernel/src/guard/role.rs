@@ -15,6 +15,11 @@ pub struct Role {
     pub link: Option<i32>,
     /// What a kernel saved for its next image; only for an upgrade.
     pub saved: Option<i32>,
+    /// The program before, to go back to; only for an upgrade.
+    pub previous: Option<i32>,
+    /// Why the next program could not go on, as text in a memory file; only for one that is gone
+    /// back to.
+    pub failure: Option<i32>,
     /// What this process changed about itself and children get back.
     pub original: Original,
 }
@@ -79,6 +84,12 @@ impl fmt::Display for Role {
         if let Some(saved) = self.saved {
             write!(f, ",saved={saved}")?;
         }
+        if let Some(previous) = self.previous {
+            write!(f, ",previous={previous}")?;
+        }
+        if let Some(failure) = self.failure {
+            write!(f, ",failure={failure}")?;
+        }
         if let Some((soft, hard)) = self.original.descriptors {
             write!(f, ",nofile={soft}:{hard}")?;
         }
@@ -127,6 +138,8 @@ impl FromStr for Role {
             },
             link: optional("link")?,
             saved: optional("saved")?,
+            previous: optional("previous")?,
+            failure: optional("failure")?,
             original: Original {
                 descriptors,
                 oom_score: optional("oom")?,
@@ -163,6 +176,8 @@ mod tests {
             },
             link: Some(9),
             saved: Some(10),
+            previous: Some(11),
+            failure: Some(12),
             original: Original {
                 descriptors: Some((1024, u64::MAX)),
                 oom_score: Some(-1000),
@@ -173,6 +188,8 @@ mod tests {
             part: Part::Guard,
             link: None,
             saved: None,
+            previous: None,
+            failure: None,
             original: Original::default(),
             ..role
         };

@@ -157,6 +157,8 @@ impl Guard {
             shared: self.shared.numbers(),
             link: Some(kernels.as_raw_fd()),
             saved: None,
+            previous: None,
+            failure: None,
             original: self.original,
         };
         let mut kept = self.shared.descriptors().collect::<Vec<_>>();

@@ -72,10 +72,27 @@ impl Shared {
     /// # Errors
     /// Something is missing or not what it should be.
     pub fn take(inherited: &mut Inherited, numbers: SharedNumbers) -> Result<Self, SharedError> {
-        let mut take = |what, number| {
+        Self::gather(numbers, |what, number| {
             let taken = inherited.take(number);
             taken.ok_or(SharedError::Missing { what, number })
-        };
+        })
+    }
+
+    /// The same with copies: whatever comes of it, another program can still take over.
+    ///
+    /// # Errors
+    /// As [`Shared::take`], or descriptor limits.
+    pub fn copy(inherited: &Inherited, numbers: SharedNumbers) -> Result<Self, SharedError> {
+        Self::gather(numbers, |what, number| match inherited.copy(number) {
+            Err(Errno::EBADF) => Err(SharedError::Missing { what, number }),
+            copy => Ok(copy?),
+        })
+    }
+
+    fn gather(
+        numbers: SharedNumbers,
+        mut take: impl FnMut(&'static str, i32) -> Result<OwnedFd, SharedError>,
+    ) -> Result<Self, SharedError> {
         let memory = StateMemory::open(take("the state file", numbers.state)?)?;
         let journal = take("the journal", numbers.journal)?;
         let read_end = take("the bounce pipe", numbers.bounce_read)?;

@@ -1,7 +1,7 @@
 //! From a prepared process to a kernel that serves.
 
 use super::{Ground, RELEASE, StartError, own, stderr_log, system};
-use crate::crash::{Victim, arm};
+use crate::crash::{Victim, arm, resume_stage};
 use crate::event_loop::{
     Detail, Heirloom, Inheritance, Kernel, Parts, Permissions, Resumption, Succession,
     is_what_was_saved, open_all,
@@ -17,13 +17,16 @@ use crate::reap::now_ns;
 use crate::state::About;
 use crate::sys::daemon::{Promise, take_over_title};
 use crate::sys::inherited::Inherited;
+use crate::sys::memfd::create_constant;
 use crate::sys::process::become_subreaper;
 use crate::sys::trim::release_unused_code;
 use crate::upgrade::rehearse::read_saved;
+use nix::errno::Errno;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read;
-use std::os::fd::OwnedFd;
+use std::io::{Read, Seek};
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 
@@ -55,21 +58,82 @@ pub(super) fn guarded(
     serve(ground, beginning, &mut None)
 }
 
-/// The next image of a kernel that is upgraded.
+/// The next image of a kernel that is upgraded, or the one before again because that one failed.
 fn upgraded(
     ground: &Ground,
     role: &Role,
     mut inherited: Inherited,
-    number: i32,
+    saved: i32,
 ) -> Result<Exit, StartError> {
+    arm(Victim::NextImage);
+    let numbers = inherited.numbers().collect::<Vec<_>>();
+    // Before the title, which overwrites the arguments.
+    let image = Image::of_this_process(&ground.origin).map_err(system("find its own program"))?;
+    match resume(ground, role, &mut inherited, saved) {
+        Ok(kernel) => {
+            // Copies, and what nobody claimed.
+            drop(inherited);
+            drop(image);
+            kernel.run(release_unused_code).map_err(StartError::Ended)?;
+            Ok(Exit::Done)
+        }
+        Err(error) => Err(go_back(&image, role, &inherited, &numbers, error)),
+    }
+}
+
+/// Becomes the program before again, with the same state. Returns only if that is not possible.
+fn go_back(
+    image: &Image,
+    role: &Role,
+    inherited: &Inherited,
+    numbers: &[i32],
+    error: StartError,
+) -> StartError {
+    // Once: if that one fails as well, its end is told to the guard, which starts it anew.
+    let previous = role.previous.filter(|_| role.failure.is_none());
+    let Some(Ok(previous)) = previous.map(|number| inherited.copy(number)) else {
+        return error;
+    };
+    let reason = format!("release {RELEASE}: {error}");
+    let failed = |cause: Errno| StartError::Resume {
+        reason: format!("{error}; nor can the program before: {}", cause.desc()),
+    };
+    let failure = match create_constant("kingpole-failure", reason.as_bytes()) {
+        Ok(failure) => failure,
+        Err(cause) => return failed(cause),
+    };
+    let role = Role {
+        failure: Some(failure.as_raw_fd()),
+        ..role.clone()
+    };
+    let mut numbers = numbers.to_vec();
+    numbers.push(failure.as_raw_fd());
+    failed(
+        image
+            .with_binary(previous)
+            .become_it_with_numbers(&role, &numbers),
+    )
+}
+
+/// Goes on where the image before stopped. Whatever fails, every descriptor is still open.
+fn resume(
+    ground: &Ground,
+    role: &Role,
+    inherited: &mut Inherited,
+    number: i32,
+) -> Result<Kernel, StartError> {
     let lost = |reason: String| StartError::Resume { reason };
-    let file = inherited.take(number).ok_or_else(|| {
+    let stage = |name| resume_stage(name).map_err(system(name));
+    stage("resume: saved")?;
+    let file = inherited.copy(number).map_err(|_| {
         lost(format!(
             "descriptor {number}, the saved state, is not there"
         ))
     })?;
     let saved = read_saved(file.into()).map_err(lost)?;
+    let failure = role.failure.map(|number| read_failure(inherited, number));
     // All is looked at before anything is used.
+    stage("resume: descriptors")?;
     for wanted in saved.descriptors() {
         let found = inherited.get(wanted.number);
         if !found.is_some_and(|fd| is_what_was_saved(fd, wanted)) {
@@ -77,31 +141,58 @@ fn upgraded(
             return Err(lost(format!("descriptor {number} is not what was saved")));
         }
     }
+    stage("resume: shared memory")?;
+    let shared = Shared::copy(inherited, role.shared)?;
+    let link = match role.link {
+        Some(number) => Some(
+            inherited
+                .copy(number)
+                .map_err(system("take the link over"))?,
+        ),
+        None => None,
+    };
+    // Not closed by a failure.
+    let mut held = ManuallyDrop::new(BTreeMap::new());
+    let mut sockets = ManuallyDrop::new(BTreeMap::new());
     let mut take = |number| {
         let taken: Option<OwnedFd> = inherited.take(number);
         taken.ok_or_else(|| lost(format!("descriptor {number} was saved twice")))
     };
-    let mut held = BTreeMap::new();
     for saved in &saved.held {
         if let Some(tag) = Tag::from_word(saved.tag) {
             held.insert(tag, take(saved.number)?);
         }
     }
-    let mut sockets = BTreeMap::new();
     for session in &saved.sessions {
         sockets.insert(session.session, take(session.socket.number)?);
     }
-    let shared = Shared::take(&mut inherited, role.shared)?;
-    let link = role.link.and_then(|number| inherited.take(number));
-    drop(inherited);
     let beginning = Beginning {
         shared,
-        held,
+        held: ManuallyDrop::into_inner(held),
         link,
         original: role.original,
-        resumption: Some(Resumption { saved, sockets }),
+        resumption: Some(Resumption {
+            saved,
+            sockets: ManuallyDrop::into_inner(sockets),
+            failure,
+        }),
     };
-    serve(ground, beginning, &mut None)
+    prepare(ground, beginning)
+}
+
+/// Why the program before this one, which is the next one, could not go on.
+fn read_failure(inherited: &Inherited, number: i32) -> String {
+    let mut text = String::new();
+    let read = inherited.copy(number).map_err(std::io::Error::from);
+    let read = read.and_then(|fd| {
+        let mut file = File::from(fd);
+        file.rewind()?;
+        file.read_to_string(&mut text)
+    });
+    match read {
+        Ok(_) => text,
+        Err(error) => format!("its reason is lost: {error}"),
+    }
 }
 
 /// What a kernel begins with.
@@ -135,13 +226,35 @@ fn serve(
     beginning: Beginning,
     promise: &mut Option<Promise>,
 ) -> Result<Exit, StartError> {
+    let has_guard = beginning.link.is_some();
+    arm(Victim::Kernel(
+        beginning.shared.memory.epoch().0.saturating_add(1),
+    ));
+    let kernel = prepare(ground, beginning)?;
+    let started = || {
+        if let Some(promise) = promise.take() {
+            promise.keep(Exit::Done as u8);
+        }
+        if !has_guard {
+            notify("READY=1");
+        }
+        release_unused_code();
+    };
+    kernel.run(started).map_err(StartError::Ended)?;
+    Ok(Exit::Done)
+}
+
+/// Everything up to a kernel that only has to run. Whatever fails, what was inherited is left open.
+fn prepare(ground: &Ground, beginning: Beginning) -> Result<Kernel, StartError> {
     let Beginning {
         shared,
-        mut held,
+        held,
         link,
         original,
         resumption,
     } = beginning;
+    let mut held = ManuallyDrop::new(held);
+    let resumption = ManuallyDrop::new(resumption);
     let Ground {
         options,
         runtime_dir,
@@ -149,6 +262,7 @@ fn serve(
     } = ground;
     // Before the title, which overwrites the arguments.
     let image = Image::of_this_process(origin).map_err(system("find its own program"))?;
+    resume_stage("resume: program").map_err(system("resume: program"))?;
     let installed = installed_path(resumption.as_ref());
     let title = take_over_title().ok();
     become_subreaper().map_err(system("adopt orphaned descendants"))?;
@@ -158,9 +272,26 @@ fn serve(
     let signals = own::signals().map_err(system("wait for signals"))?;
     let mut log = stderr_log()?;
     let has_guard = link.is_some();
-    arm(Victim::Kernel(shared.memory.epoch().0.saturating_add(1)));
     let is_first = shared.memory.epoch().0 == 0;
     let listens = options.addresses(origin);
+    let about = About {
+        release: RELEASE.to_owned(),
+        pid: std::process::id().cast_signed(),
+        guard_pid: if has_guard {
+            shared.memory.guard_pid()
+        } else {
+            0
+        },
+        uid,
+        gid: nix::unistd::getegid().as_raw(),
+        generation: resumption.as_ref().map_or(1, generation_of),
+        descriptors_limit: own::descriptors_limit()
+            .map_err(system("ask for the descriptor limit"))?,
+        original_limits: own::original_limits(&original),
+        instance: instance(),
+        started_ns: now_ns(),
+        ..About::default()
+    };
     let listeners = open_all(runtime_dir, &listens, permissions, &mut held, |missing| {
         log.line(now_ns(), &missing);
     })?;
@@ -177,26 +308,6 @@ fn serve(
             &format!("kingpole-kernel {RELEASE} serves {path}"),
         );
     }
-    let about = About {
-        release: RELEASE.to_owned(),
-        pid: std::process::id().cast_signed(),
-        guard_pid: if has_guard {
-            shared.memory.guard_pid()
-        } else {
-            0
-        },
-        uid,
-        gid: nix::unistd::getegid().as_raw(),
-        generation: resumption
-            .as_ref()
-            .map_or(1, |r| r.saved.head.generation.saturating_add(1)),
-        descriptors_limit: own::descriptors_limit()
-            .map_err(system("ask for the descriptor limit"))?,
-        original_limits: own::original_limits(&original),
-        instance: instance(),
-        started_ns: now_ns(),
-        ..About::default()
-    };
     let detail = if options.debug {
         Detail::Debug
     } else {
@@ -218,7 +329,7 @@ fn serve(
             lock: shared.lock,
             ended: shared.ended,
         }),
-        resumption,
+        resumption: ManuallyDrop::into_inner(resumption),
     };
     let succession = if parts.resumption.is_some() {
         Succession::Upgrade
@@ -229,25 +340,27 @@ fn serve(
         state: shared.memory,
         journal: shared.journal,
         bounce: shared.bounce,
-        held,
+        held: ManuallyDrop::into_inner(held),
     };
     let (kernel, _) = Kernel::adopt(parts, inheritance, succession).map_err(StartError::Loop)?;
-    let started = || {
-        if let Some(promise) = promise.take() {
-            promise.keep(Exit::Done as u8);
-        }
-        if !has_guard {
-            notify("READY=1");
-        }
-        release_unused_code();
-    };
-    kernel.run(started).map_err(StartError::Ended)?;
-    Ok(Exit::Done)
+    Ok(kernel)
+}
+
+/// Images that have served in this process, this one included.
+fn generation_of(resumption: &Resumption) -> u64 {
+    let before = resumption.saved.head.generation;
+    match resumption.failure {
+        // The one in between never served.
+        Some(_) => before,
+        None => before.saturating_add(1),
+    }
 }
 
 /// Where the program that runs was found. Linux appends a word when it is not there any more.
 fn installed_path(resumption: Option<&Resumption>) -> PathBuf {
-    if let Some(resumption) = resumption {
+    if let Some(resumption) = resumption
+        && resumption.failure.is_none()
+    {
         return PathBuf::from(&resumption.saved.head.path);
     }
     let path = std::fs::read_link("/proc/self/exe").unwrap_or_default();

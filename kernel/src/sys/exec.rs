@@ -50,6 +50,15 @@ pub fn set_inherited(fds: &[BorrowedFd<'_>], inherit: Inherit) -> Result<(), Err
     result
 }
 
+/// Lets descriptors stay open through exec, by number: those of owners that were left standing.
+/// Numbers that are not open are passed over.
+pub fn inherit_numbers(numbers: &[i32]) {
+    for number in numbers {
+        // SAFETY: the call changes a flag of the number, if it is open; no memory is involved.
+        unsafe { libc::fcntl(*number, libc::F_SETFD, 0) };
+    }
+}
+
 /// Starts `binary` in a copy of this process, which keeps `kept` and everything that is not
 /// close-on-exec. Gives its pid.
 ///

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::process::duplicate_from;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
@@ -52,6 +53,14 @@ impl Inherited {
     #[must_use]
     pub fn get(&self, number: i32) -> Option<BorrowedFd<'_>> {
         self.by_number.get(&number).map(AsFd::as_fd)
+    }
+
+    /// A copy of the one with this number; it stays, so that another program can be handed it.
+    ///
+    /// # Errors
+    /// `EBADF` when there is none, descriptor limits.
+    pub fn copy(&self, number: i32) -> Result<OwnedFd, Errno> {
+        duplicate_from(self.get(number).ok_or(Errno::EBADF)?, 3)
     }
 
     /// Takes the one with this number.

@@ -1,0 +1,144 @@
+//! Promise: an upgrade that fails changes nothing, whenever it fails, and says why.
+//!
+//! The candidate is a build of the kernel that fails, or dies, at a stage of going on where the program
+//! before it stopped; the program before ignores the variables that ask for it.
+
+use kingpole_protocol::client::blocking::{Client, Notice};
+use kingpole_protocol::status::EndStatus;
+use kingpole_protocol::{ByteString, Sequence};
+use kingpole_tests::puppet::Puppet;
+use kingpole_tests::text::{Place, TextSession};
+use kingpole_tests::{Kernel, Scratch, binaries, pattern, wait};
+use std::rc::Rc;
+
+/// Everything that can fail or be killed after the exec, in order.
+const STAGES: [&str; 8] = [
+    "resume: saved",
+    "resume: descriptors",
+    "resume: shared memory",
+    "resume: program",
+    "resume: loop",
+    "resume: journal",
+    "resume: sessions",
+    "resume: ready",
+];
+
+/// A kernel whose next program meets `value` of `variable`.
+fn kernel_with(variable: &str, value: &str, arguments: &[&str]) -> Kernel {
+    let scratch = Rc::new(Scratch::new());
+    let mut command = Kernel::command(&scratch);
+    command.env(variable, value).args(arguments);
+    Kernel::start_command(scratch, command)
+}
+
+/// Reads `count` bytes of the puppet's pattern from `seen` on.
+#[track_caller]
+fn read_pattern(client: &mut Client, kernel: &Kernel, mut seen: u64, until: u64) {
+    while seen < until {
+        match client.next_notice(Some(wait::PATIENCE)).unwrap() {
+            Some(Notice::Output { header, data, .. }) => {
+                assert_eq!(header.stream_offset, seen);
+                assert_eq!(pattern::first_difference(&data, seen), None);
+                seen += data.len() as u64;
+            }
+            Some(_) => {}
+            None => panic!("{seen} bytes; {}", kernel.log()),
+        }
+    }
+}
+
+#[test]
+fn a_program_that_cannot_go_on_gives_way_to_the_one_before_in_the_same_process() {
+    let candidate = binaries::kernel_with_crash_points();
+    for stage in STAGES {
+        for arguments in [&[][..], &["--no-guard"]] {
+            let kernel = kernel_with("KINGPOLE_RESUME_FAULT", stage, arguments);
+            let mut client = kernel.client();
+            let mut puppet = Puppet::spawn(&kernel, &mut client, "child", |_| {});
+            client.subscribe().unwrap();
+            client
+                .follow(puppet.process(), Sequence(0), 1 << 20)
+                .unwrap();
+            let mut text = TextSession::open(&Place::Unix(kernel.socket()));
+            text.ask("set colour red");
+            puppet.ask("flood out 0 3000 100");
+            // What only the first program of a process has open is gone.
+            let good = format!("upgrade {}", binaries::kernel().display());
+            assert!(text.ask(&good).contains(" carried in "));
+            let before = client.status().unwrap();
+
+            let answer = text.ask(&format!("upgrade {}", candidate.display()));
+            assert!(
+                answer.contains("nothing has happened") && answer.contains("Out of memory"),
+                "{stage} {arguments:?}: {answer}"
+            );
+            assert!(kernel.log().contains("it could not go on"), "{stage}");
+
+            // Both sessions go on, and so does everything else.
+            assert_eq!(text.ask("get colour"), "red");
+            puppet.ask("flood out 3000 3000 100");
+            read_pattern(&mut client, &kernel, 0, 6000);
+            let after = client.status().unwrap();
+            assert_eq!(
+                (after.pid, after.guard_pid, after.epoch, after.generation),
+                (
+                    before.pid,
+                    before.guard_pid,
+                    before.epoch,
+                    before.generation
+                ),
+            );
+            assert_eq!(after.descriptors, before.descriptors, "{stage}");
+            let program = std::fs::read_link(format!("/proc/{}/exe", after.pid)).unwrap();
+            assert_eq!(program, binaries::kernel(), "{stage}");
+
+            // The next one is taken.
+            let answer = text.ask(&good);
+            assert!(answer.contains(" carried in "), "{stage}: {answer}");
+            puppet.ask("flood out 6000 10 10");
+            read_pattern(&mut client, &kernel, 6000, 6010);
+        }
+    }
+}
+
+#[test]
+fn a_program_that_dies_while_it_goes_on_is_replaced_by_the_one_before() {
+    let candidate = binaries::kernel_with_crash_points();
+    for stage in STAGES {
+        let kernel = kernel_with("KINGPOLE_RESUME_CRASH", stage, &[]);
+        let mut client = kernel.client();
+        let mut puppet = Puppet::spawn(&kernel, &mut client, "child", |_| {});
+        puppet.ask("flood out 0 3000 100");
+        let mut text = TextSession::open(&Place::Unix(kernel.socket()));
+        text.ask("set colour red");
+        text.send(format!("upgrade {}\n", candidate.display()).as_bytes());
+        let mut client = wait::until("the program before serves again", || {
+            let mut client = kernel.try_client("t/1").map_err(|e| e.to_string())?;
+            let status = client.status().map_err(|e| e.to_string())?;
+            if status.epoch == 2 {
+                Ok(client)
+            } else {
+                Err(format!("{stage}: {status:?}"))
+            }
+        });
+        let status = client.status().unwrap();
+        let program = std::fs::read_link(format!("/proc/{}/exe", status.pid)).unwrap();
+        assert_eq!(program, binaries::kernel(), "{stage}");
+        let values = client.values("colour").unwrap();
+        assert_eq!(values[0].value, ByteString(b"red".to_vec()), "{stage}");
+        client.subscribe().unwrap();
+        client
+            .follow(puppet.process(), Sequence(0), 1 << 20)
+            .unwrap();
+        puppet.ask("flood out 3000 3000 100");
+        read_pattern(&mut client, &kernel, 0, 6000);
+        puppet.tell("exit 9");
+        wait::until("its end", || {
+            let all = client.processes().map_err(|e| e.to_string())?;
+            match all.first().and_then(|one| one.end) {
+                Some(end) if end.status == EndStatus::Exited(9) => Ok(()),
+                other => Err(format!("{stage}: {other:?}")),
+            }
+        });
+    }
+}
