@@ -180,3 +180,109 @@ fn check_understands_our_examples_and_what_circus_users_have() {
         );
     }
 }
+
+#[test]
+fn options_watchers_and_the_file_change_at_run_time() {
+    let (_kernel, scratch, mut manager) = started();
+    let before = manager.pids("one").unwrap();
+    let done = |arguments: &[&str]| {
+        let answer = kingpole(&scratch, arguments);
+        code(&answer, 0);
+        String::from_utf8(answer.stdout).unwrap()
+    };
+    done(&["set", "two", "args=again", "graceful_timeout=1.5", "--wait"]);
+    assert_eq!(
+        done(&["get", "two", "graceful_timeout", "args"]),
+        "args: again\ngraceful_timeout: 1.5\n"
+    );
+    assert!(done(&["options", "two"]).contains("numprocesses: 2\n"));
+    assert!(done(&["globaloptions"]).contains("check_delay: 5.0\n"));
+    code(&kingpole(&scratch, &["set", "two", "nonsense=1"]), 1);
+    code(&kingpole(&scratch, &["set", "two"]), 2);
+    code(&kingpole(&scratch, &["get", "two", "nonsense"]), 1);
+    done(&[
+        "add",
+        "--start",
+        "Run time",
+        "--env",
+        "A=b c",
+        "--wait",
+        "--",
+        "/bin/sh",
+        "-c",
+        "echo $A; exec sleep 100000",
+    ]);
+    code(&kingpole(&scratch, &["add", "run time", "--", "x"]), 1);
+    wait::until("its environment is what was given", || {
+        let lines = done(&["logs", "run time"]);
+        if lines.contains("b c") {
+            Ok(())
+        } else {
+            Err(lines)
+        }
+    });
+    done(&["scale", "3", "Run time", "--wait"]);
+    assert_eq!(done(&["numprocesses", "run time"]), "3\n");
+    assert_eq!(
+        done(&["list", "--match", "regex", "run|one$"]),
+        "Run time\none\n"
+    );
+    done(&[
+        "kill",
+        "run time",
+        "--worker",
+        "2",
+        "--graceful-timeout",
+        "1s",
+        "--wait",
+    ]);
+
+    manager.replace();
+    manager.wait_ready();
+    wait::until("the next manager has all of them", || {
+        manager.pids("Run time").map(drop)
+    });
+    assert_eq!(manager.pids("one").unwrap(), before);
+    assert_eq!(done(&["get", "two", "args"]), "args: again\n");
+    let stats = json(&scratch, &["stats", "--json"]).unwrap();
+    let stats = stats.as_array().unwrap();
+    assert_eq!(stats.len(), 3, "{stats:?}");
+    assert!(
+        stats
+            .iter()
+            .all(|it| it["processes"][0]["info"]["resident_bytes"].as_u64() > Some(0)),
+        "{stats:?}"
+    );
+    assert!(done(&["stats", "one"]).contains("sleep"));
+    assert!(json(&scratch, &["dstats", "--json"]).unwrap()["info"]["pid"].is_u64());
+    assert_eq!(done(&["listsockets"]), "no sockets are configured\n");
+
+    scratch.write(
+        "stack.ini",
+        format!("{STACK}[watcher:three]\ncmd = /bin/sleep 100000\n[socket:s]\nport = 0\n"),
+    );
+    let plan = done(&["reloadconfig", "--dry-run"]);
+    assert_eq!(
+        plan,
+        "would change:\nsocket \"s\": bound\nwatcher \"three\": added\n"
+    );
+    done(&["reloadconfig", "--wait"]);
+    manager.pids("three").unwrap();
+    assert!(
+        done(&["listsockets"]).contains("127.0.0.1:"),
+        "{}",
+        done(&["listsockets"])
+    );
+    assert_eq!(manager.pids("one").unwrap(), before);
+    done(&["rm", "Run time", "three", "--wait"]);
+    assert_eq!(done(&["list"]), "one\ntwo\n");
+    scratch.write("stack.ini", "[watcher:one]\nbad line\n");
+    let refused = kingpole(&scratch, &["reloadconfig"]);
+    code(&refused, 1);
+    assert!(
+        String::from_utf8_lossy(&refused.stderr).contains("line 2 of"),
+        "{}",
+        describe(&refused)
+    );
+    assert_eq!(manager.pids("one").unwrap(), before);
+}

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::client::{ManagerClient, Patience};
 use super::exit::Exit;
@@ -19,13 +19,37 @@ pub(super) struct Watchers {
     /// Names of watchers, or patterns such as 'web*'; all when none is given
     #[arg(value_name = "NAME")]
     names: Vec<String>,
+    /// How names are read
+    #[arg(long = "match", value_enum, default_value_t = MatchWord::Glob)]
+    matching: MatchWord,
+}
+
+/// How names are read, as a word of the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum MatchWord {
+    /// As patterns of *, ?, [abc], [!abc]
+    Glob,
+    /// As they are
+    Simple,
+    /// As regular expressions that the beginning of a name has to match
+    Regex,
+}
+
+impl From<MatchWord> for Matching {
+    fn from(word: MatchWord) -> Self {
+        match word {
+            MatchWord::Glob => Self::Glob,
+            MatchWord::Simple => Self::Simple,
+            MatchWord::Regex => Self::Regex,
+        }
+    }
 }
 
 impl Watchers {
     pub(super) fn selection(self) -> Selection {
         Selection {
             watchers: self.names,
-            matching: Matching::Glob,
+            matching: self.matching.into(),
         }
     }
 
@@ -40,13 +64,16 @@ pub(super) struct SomeWatchers {
     /// Names of watchers, or patterns such as 'web*'
     #[arg(value_name = "NAME", required = true)]
     names: Vec<String>,
+    /// How names are read
+    #[arg(long = "match", value_enum, default_value_t = MatchWord::Glob)]
+    matching: MatchWord,
 }
 
 impl SomeWatchers {
     pub(super) fn selection(self) -> Selection {
         Selection {
             watchers: self.names,
-            matching: Matching::Glob,
+            matching: self.matching.into(),
         }
     }
 }
@@ -80,7 +107,7 @@ impl Waiting {
 }
 
 /// A time as people write it; a number alone counts seconds.
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     let at = text
         .find(|c: char| c.is_ascii_alphabetic())
         .unwrap_or(text.len());
@@ -114,10 +141,13 @@ pub(super) fn send(command: &Command, waiting: &Waiting, dir: &Path) -> Outcome 
 }
 
 /// The exit code of an answer.
-fn verdict(answer: &Answer) -> Exit {
-    let Answer::Changed { watchers } = answer else {
+pub(super) fn verdict(answer: &Answer) -> Exit {
+    let (Answer::Changed { watchers } | Answer::Plan { watchers, .. }) = answer else {
         return Exit::Done;
     };
+    if watchers.is_empty() {
+        return Exit::Done;
+    }
     let failed = watchers
         .iter()
         .filter(|w| w.result == WatcherResult::Failed)
@@ -141,12 +171,22 @@ fn describe(answer: &Answer) -> String {
         Answer::Signaled { pids } if pids.is_empty() => "no process to signal\n".to_owned(),
         Answer::Signaled { pids } => format!("signalled: {}\n", list(pids)),
         Answer::Leaving => "the manager leaves\n".to_owned(),
+        Answer::Plan {
+            lines,
+            applied,
+            watchers,
+            plan: _,
+        } => {
+            let would = if *applied { "" } else { "would change:\n" };
+            let lines: String = lines.iter().map(|line| format!("{line}\n")).collect();
+            let outcomes: String = watchers.iter().map(describe_watcher).collect();
+            format!("{would}{lines}{outcomes}")
+        }
         Answer::Status(_)
         | Answer::List { .. }
         | Answer::Pids { .. }
         | Answer::Number { .. }
         | Answer::Options { .. }
-        | Answer::Plan { .. }
         | Answer::Stats { .. }
         | Answer::Dstats { .. }
         | Answer::Sockets { .. } => String::new(),

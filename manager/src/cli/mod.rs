@@ -1,6 +1,7 @@
 //! The `kingpole` command: one file per verb, and what they share. It holds no policy: it asks the
 //! manager, or the process kernel where no manager is needed, and shows the answers.
 
+mod add;
 mod change;
 mod check;
 pub mod client;
@@ -8,20 +9,33 @@ mod completions;
 pub mod daemon;
 mod decr;
 mod detach;
+mod dstats;
 pub mod exit;
 pub mod failure;
+mod get;
+mod globaloptions;
 mod import;
 mod incr;
 mod kernel;
+mod kill;
 mod list;
+mod listsockets;
 mod logs;
 mod man;
+mod numprocesses;
+mod options;
+mod options_args;
 mod quit;
 mod reload;
+mod reloadconfig;
 mod restart;
+mod rm;
 mod run;
+mod scale;
+mod set;
 mod signal;
 mod start;
+mod stats;
 mod status;
 mod stop;
 pub mod table;
@@ -74,8 +88,34 @@ enum Verb {
     Incr(incr::Arguments),
     /// Run fewer processes of watchers
     Decr(decr::Arguments),
+    /// Set the number of processes of watchers
+    Scale(scale::Arguments),
+    /// Print how many processes are alive
+    Numprocesses(numprocesses::Arguments),
+    /// Stop processes of watchers; they are replaced
+    Kill(kill::Arguments),
     /// Send a signal to the processes of watchers
     Signal(signal::Arguments),
+    /// Make a watcher that no file knows
+    Add(add::Arguments),
+    /// Remove watchers
+    Rm(rm::Arguments),
+    /// Change options of watchers
+    Set(set::Arguments),
+    /// Show some options of a watcher
+    Get(get::Arguments),
+    /// Show all options of a watcher
+    Options(options::Arguments),
+    /// Show options of the manager
+    Globaloptions(globaloptions::Arguments),
+    /// Read the configuration file again and do what has changed in it
+    Reloadconfig(reloadconfig::Arguments),
+    /// Show what processes use
+    Stats(stats::Arguments),
+    /// Show what the manager itself uses
+    Dstats(dstats::Arguments),
+    /// Show managed sockets and where they listen
+    Listsockets(listsockets::Arguments),
     /// End the manager and what is not use_papa; the rest runs on
     Quit(quit::Arguments),
     /// End the manager only; everything runs on
@@ -106,6 +146,19 @@ pub fn main() -> ExitCode {
         Verb::Reload(arguments) => reload::run(arguments, &dir),
         Verb::Incr(arguments) => incr::run(arguments, &dir),
         Verb::Decr(arguments) => decr::run(arguments, &dir),
+        Verb::Add(arguments) => add::run(arguments, &dir),
+        Verb::Rm(arguments) => rm::run(arguments, &dir),
+        Verb::Set(arguments) => set::run(arguments, &dir),
+        Verb::Get(arguments) => get::run(arguments, &dir),
+        Verb::Options(arguments) => options::run(arguments, &dir),
+        Verb::Globaloptions(arguments) => globaloptions::run(arguments, &dir),
+        Verb::Reloadconfig(arguments) => reloadconfig::run(arguments, &dir),
+        Verb::Scale(arguments) => scale::run(arguments, &dir),
+        Verb::Numprocesses(arguments) => numprocesses::run(arguments, &dir),
+        Verb::Kill(arguments) => kill::run(arguments, &dir),
+        Verb::Stats(arguments) => stats::run(arguments, &dir),
+        Verb::Dstats(arguments) => dstats::run(&arguments, &dir),
+        Verb::Listsockets(arguments) => listsockets::run(&arguments, &dir),
         Verb::Signal(arguments) => signal::run(arguments, &dir),
         Verb::Quit(arguments) => quit::run(&arguments, &dir),
         Verb::Detach(arguments) => detach::run(&arguments, &dir),

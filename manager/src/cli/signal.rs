@@ -51,7 +51,7 @@ enum Target {
     Children,
 }
 
-fn parse_signal(text: &str) -> Result<SignalNumber, String> {
+pub(super) fn parse_signal(text: &str) -> Result<SignalNumber, String> {
     SignalNumber::parse(text).ok_or_else(|| "no such signal; write HUP, SIGHUP or 1".to_owned())
 }
 

@@ -133,8 +133,13 @@ impl Asker {
                 SocketAddress::Unix { path, .. } => {
                     socket.path = Some(path.to_text().into_owned());
                 }
-                SocketAddress::Inet { host, port } | SocketAddress::Inet6 { host, port } => {
-                    socket.host = Some(host.clone());
+                // Circus's own clients connect to what they are told here.
+                SocketAddress::Inet { host, port } => {
+                    socket.host = Some(numeric(host, "127.0.0.1"));
+                    socket.port = Some(*port);
+                }
+                SocketAddress::Inet6 { host, port } => {
+                    socket.host = Some(numeric(host, "::1"));
                     socket.port = Some(*port);
                 }
             }
@@ -174,6 +179,10 @@ impl Asker {
             Err(_) => Err(leaving()),
         }
     }
+}
+
+fn numeric(host: &str, loopback: &str) -> String {
+    if host == "localhost" { loopback } else { host }.to_owned()
 }
 
 fn held_sockets(socket: &Path, client: &str) -> Option<Vec<(SocketSpec, Option<i32>)>> {

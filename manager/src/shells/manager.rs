@@ -192,7 +192,7 @@ enum Leave {
 fn read(path: &Path) -> Result<Box<Configuration>, String> {
     load_file(path).map(Box::new).map_err(|error| {
         let errors: Vec<String> = error.errors.iter().map(ToString::to_string).collect();
-        errors.join("\n")
+        errors.join("; ")
     })
 }
 
