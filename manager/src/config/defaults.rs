@@ -27,6 +27,15 @@ pub const SOCKET_UMASK: u32 = 8;
 /// Default time format of FancyStdoutStream.
 pub const FANCY_TIME_FORMAT: &str = "%Y-%m-%d %H:%M:%S";
 
+/// Where SyslogStream sends (syslog(3)).
+pub const SYSLOG_SOCKET: &str = "/dev/log";
+
+/// Facility `daemon`.
+pub const SYSLOG_FACILITY: u8 = 3;
+
+/// Where JournalStream sends (systemd-journald.service(8)).
+pub const JOURNAL_SOCKET: &str = "/run/systemd/journal/socket";
+
 impl Default for GlobalSettings {
     fn default() -> Self {
         Self {

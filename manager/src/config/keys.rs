@@ -490,7 +490,48 @@ pub const STREAM: &[Key] = &[
     ),
     key("rotate_interval", "int", "1", "how many units"),
     key("utc", "text", "", "any text: times of rotation in UTC"),
-    key("color", "name", "random", "colour of FancyStdoutStream"),
+    key(
+        "color",
+        "name",
+        "by the watcher's name",
+        "colour of FancyStdoutStream: red green yellow blue magenta cyan white",
+    ),
+    ours(
+        "format",
+        "raw json",
+        "raw",
+        "json: an object for each line, with time, name, pid and stream",
+    ),
+    ours(
+        "truncate",
+        "bool",
+        "false",
+        "empties a full file that has no `backup_count`, instead of letting it grow",
+    ),
+    ours(
+        "command",
+        "command line",
+        "required",
+        "program of CommandStream; it reads lines from its standard input",
+    ),
+    ours(
+        "address",
+        "path",
+        "/dev/log, /run/systemd/journal/socket",
+        "datagram socket of SyslogStream and JournalStream",
+    ),
+    ours(
+        "facility",
+        "name or number",
+        "daemon",
+        "facility of SyslogStream: user, daemon, local0 and so on",
+    ),
+    ours(
+        "ident",
+        "text",
+        "the watcher's name",
+        "sender of messages to the system's log or the journal",
+    ),
     ignored("refresh_time", "text", "Circus has deprecated it"),
 ];
 
@@ -573,14 +614,20 @@ pub const PLUGIN: &[Key] = &[
 pub const STREAM_CLASSES: &[(&str, &[&str], Support)] = &[
     (
         "FileStream",
-        &["filename", "max_bytes", "backup_count", "time_format"],
+        &[
+            "filename",
+            "max_bytes",
+            "backup_count",
+            "truncate",
+            "time_format",
+            "format",
+        ],
         Support::Full,
     ),
-    ("StdoutStream", &[], Support::Full),
     (
         "WatchedFileStream",
-        &["filename", "time_format"],
-        Support::NotYet("its output is not written to the file"),
+        &["filename", "time_format", "format"],
+        Support::Full,
     ),
     (
         "TimedRotatingFileStream",
@@ -591,19 +638,27 @@ pub const STREAM_CLASSES: &[(&str, &[&str], Support)] = &[
             "rotate_when",
             "rotate_interval",
             "utc",
+            "format",
         ],
-        Support::NotYet("its output is not written to the file"),
+        Support::Full,
     ),
+    ("StdoutStream", &["format"], Support::Full),
     (
         "FancyStdoutStream",
         &["color", "time_format"],
-        Support::NotYet("its output is shown without colours"),
+        Support::Full,
     ),
     (
-        "QueueStream",
-        &[],
-        Support::NotYet("its output is not queued"),
+        "CommandStream",
+        &["command", "time_format", "format"],
+        Support::Ours,
     ),
+    (
+        "SyslogStream",
+        &["address", "facility", "ident"],
+        Support::Ours,
+    ),
+    ("JournalStream", &["address", "ident"], Support::Ours),
 ];
 
 #[cfg(test)]

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::command_line;
-use super::model::{EnvironmentBase, LimitValue, RetryLimit, StreamConfig, WatcherConfig};
+use super::model::{
+    EnvironmentBase, LimitValue, LineFormat, RetryLimit, StreamConfig, WatcherConfig,
+};
 
 /// Facts as name and text; what is as usual is left out.
 pub(super) fn of_watcher(watcher: &WatcherConfig) -> Vec<(&'static str, String)> {
@@ -174,23 +176,50 @@ fn stream(stream: &StreamConfig, discarded: bool) -> Option<String> {
         StreamConfig::Unconfigured => None,
         StreamConfig::File(file) => {
             let mut text = file.filename.display().to_string();
-            if let Some(bytes) = file.max_bytes
-                && file.backup_count > 0
-            {
-                text.push_str(&format!(
-                    ", rotated at {bytes} bytes, {} kept",
-                    file.backup_count
-                ));
+            if let Some(bytes) = file.max_bytes {
+                match (file.backup_count, file.truncate) {
+                    (0, true) => text.push_str(&format!(", emptied at {bytes} bytes")),
+                    (0, false) => {}
+                    (count, _) => {
+                        text.push_str(&format!(", rotated at {bytes} bytes, {count} kept"));
+                    }
+                }
             }
-            if file.time_format.is_some() {
-                text.push_str(", with times");
-            }
+            text.push_str(looks(&file.lines));
             Some(text)
         }
-        StreamConfig::Stdout => Some("the manager's own".to_owned()),
-        StreamConfig::WatchedFile { filename, .. } => Some(filename.display().to_string()),
-        StreamConfig::TimedRotatingFile(timed) => Some(timed.filename.display().to_string()),
+        StreamConfig::Stdout { lines } => Some(format!("the manager's own{}", looks(lines))),
+        StreamConfig::WatchedFile { filename, lines } => {
+            Some(format!("{}{}", filename.display(), looks(lines)))
+        }
+        StreamConfig::TimedRotatingFile(timed) => Some(format!(
+            "{}, rotated by {} {}{}{}",
+            timed.filename.display(),
+            timed.rotate_interval,
+            timed.rotate_when,
+            match timed.backup_count {
+                0 => ", all kept".to_owned(),
+                count => format!(", {count} kept"),
+            },
+            looks(&timed.lines)
+        )),
         StreamConfig::FancyStdout { .. } => Some("the manager's own, with times".to_owned()),
-        StreamConfig::Other { name, .. } => Some(name.clone()),
+        StreamConfig::Command { command, lines } => {
+            Some(format!("the program {command}{}", looks(lines)))
+        }
+        StreamConfig::Syslog { address, .. } => {
+            Some(format!("the system's log at {}", address.display()))
+        }
+        StreamConfig::Journal { address, .. } => {
+            Some(format!("the journal at {}", address.display()))
+        }
+    }
+}
+
+fn looks(lines: &LineFormat) -> &'static str {
+    match lines {
+        LineFormat::Raw => "",
+        LineFormat::Timed(_) => ", with times",
+        LineFormat::Json => ", as JSON",
     }
 }

@@ -19,18 +19,20 @@ const LAST_LINES_TIMEOUT: Duration = Duration::from_secs(2);
 /// Whether colours are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Color {
-    /// On a terminal, unless `NO_COLOR` is set (<https://no-color.org>).
+    /// On a terminal, unless `NO_COLOR` is set (<https://no-color.org>) or it is a dumb one.
     Yes,
     /// Else.
     No,
 }
 
 impl Color {
-    /// For standard output.
+    /// For standard output. `CLICOLOR_FORCE` wants colours in pipes too.
     #[must_use]
     pub fn for_stdout() -> Self {
-        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        if wanted && io::stdout().is_terminal() {
+        let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        let seen = io::stdout().is_terminal() || set("CLICOLOR_FORCE");
+        if seen && !dumb && !set("NO_COLOR") {
             Self::Yes
         } else {
             Self::No

@@ -7,9 +7,10 @@
 //! Must not know about files, values or clocks.
 
 use super::feed::{Chunk, Gap};
-use super::format::{Format, Stamper, Style};
+use super::format::{Format, Style};
 use super::notice::{Notice, write_gap_text};
 use super::position::{Child, Joint, Position, Source};
+use super::render::{Line, Renderer, Tail, Voice};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
@@ -41,6 +42,8 @@ pub struct Part<'a> {
     pub source: Source,
     /// The child's process id, for prefixes.
     pub pid: u32,
+    /// What the child is called, for styles that say so.
+    pub name: &'a str,
     /// Where the source stands.
     pub from: Position,
     /// Lost bytes to be announced first, and the time to announce them with.
@@ -82,6 +85,8 @@ pub struct Bounds {
     pub file_bytes: u64,
     /// The file may not reach this many bytes, except by its first unit.
     pub max_bytes: Option<u64>,
+    /// Units that were completed then or later go into the next file, nanoseconds since 1970.
+    pub deadline_ns: Option<i64>,
 }
 
 /// The local time zone.
@@ -132,6 +137,21 @@ pub enum Stopped {
     RotateFirst,
 }
 
+/// Which bound a unit would break.
+enum Bound {
+    Batch,
+    File,
+}
+
+/// The answer to whether a unit may be added to what there is.
+fn stopped(bound: Bound, empty: bool) -> Option<Stopped> {
+    match (bound, empty) {
+        (Bound::File, true) => Some(Stopped::RotateFirst),
+        (Bound::Batch, true) => None,
+        (Bound::Batch | Bound::File, false) => Some(Stopped::Full),
+    }
+}
+
 /// What has been composed.
 #[derive(Debug)]
 pub struct Composed {
@@ -144,6 +164,8 @@ pub struct Composed {
     pub format: Format,
     /// Why there is no more of it.
     pub stopped: Stopped,
+    /// When its first unit was completed, or that which may not go into the file as it is.
+    pub begins_ns: Option<u64>,
 }
 
 /// Where a unit ends.
@@ -290,9 +312,12 @@ struct Composer<'b, 'z, M> {
     marks: &'b mut M,
     bounds: &'b Bounds,
     zone: Option<&'z mut dyn Zone>,
-    stamper: Stamper,
+    renderer: Renderer,
     zoned: Option<u64>,
     base: usize,
+    begins_ns: Option<u64>,
+    /// For text that has to be put together before it is rendered.
+    scratch: Vec<u8>,
 }
 
 /// Composes a batch into `out`, which is cleared. `zone` is given when planning; without it the
@@ -311,15 +336,16 @@ pub fn compose<M: Marks>(
         marks.unit(1, Unit::Lead);
     }
     let base = out.len();
-    let stamper = Stamper::new(format.clone());
     let mut composer = Composer {
         out,
         marks,
         bounds,
         zone,
-        stamper,
+        renderer: Renderer::new(format.clone()),
         zoned: None,
         base,
+        begins_ns: None,
+        scratch: Vec::new(),
     };
     let mut cursors: Vec<Cursor<'_>> = batch
         .parts
@@ -329,7 +355,8 @@ pub fn compose<M: Marks>(
     let mut notices = 0;
     let stopped = composer.run(batch, &mut cursors, &mut notices).err();
     let nothing = composer.out.len() == base;
-    let format = composer.stamper.into_format();
+    let begins_ns = composer.begins_ns;
+    let format = composer.renderer.into_format();
     if nothing {
         out.clear();
     }
@@ -344,6 +371,7 @@ pub fn compose<M: Marks>(
             .collect(),
         format,
         stopped: stopped.unwrap_or(Stopped::Complete),
+        begins_ns,
     }
 }
 
@@ -358,9 +386,7 @@ impl<M: Marks> Composer<'_, '_, M> {
         for notice in batch.notices {
             text.clear();
             notice.write_text(&mut text);
-            self.line(notice.time_ns, notice.pid, Joint::Fresh, text.len() + 1)?;
-            self.out.extend_from_slice(&text);
-            self.out.push(b'\n');
+            self.announce(notice.time_ns, notice.pid, notice.source, &text)?;
             *notices += 1;
             self.marks.unit(self.out.len(), Unit::Notice);
         }
@@ -373,9 +399,7 @@ impl<M: Marks> Composer<'_, '_, M> {
                 }
                 text.clear();
                 write_gap_text(&mut text, cursor.part.source, cursor.part.pid, &gap);
-                self.line(time_ns, cursor.part.pid, Joint::Fresh, text.len() + 1)?;
-                self.out.extend_from_slice(&text);
-                self.out.push(b'\n');
+                self.announce(time_ns, cursor.part.pid, cursor.part.source, &text)?;
                 cursor.moved = true;
                 self.marks
                     .unit(self.out.len(), Unit::Part(index, cursor.place));
@@ -431,20 +455,10 @@ impl<M: Marks> Composer<'_, '_, M> {
             let Some(chunk) = cursor.completing() else {
                 break;
             };
-            let mark = if head.whole { "" } else { self.fragment_mark() };
-            let length = cursor.length_to(head.index, head.offset);
-            let more = if head.whole { 0 } else { mark.len() + 1 };
-            self.line(
-                chunk.time_ns,
-                cursor.part.pid,
-                cursor.place.joint,
-                length + more,
-            )?;
-            cursor.copy_to(self.out, head.index, head.offset);
-            if !head.whole {
-                self.out.extend_from_slice(mark.as_bytes());
-                self.out.push(b'\n');
-            }
+            let tail = if head.whole { Tail::Closed } else { Tail::Cut };
+            // The line end is the renderer's.
+            let text_end = head.offset - usize::from(head.whole);
+            self.unit(cursor, chunk.time_ns, (head.index, text_end), tail)?;
             let joint = if head.whole {
                 Joint::Fresh
             } else {
@@ -461,8 +475,8 @@ impl<M: Marks> Composer<'_, '_, M> {
     /// Raw lines that one record completes, copied at once. `false` if they have to be looked at
     /// one by one, because not all of them fit or one may be long.
     fn copy_lines(&mut self, cursor: &mut Cursor<'_>, first: Head) -> bool {
-        let raw = matches!(self.stamper.format().style, Style::Raw);
-        let Some((_, data)) = cursor.chunk(first.index).filter(|_| raw && first.whole) else {
+        let raw = self.renderer.format().style == Style::Raw;
+        let Some((chunk, data)) = cursor.chunk(first.index).filter(|_| raw && first.whole) else {
             return false;
         };
         let Some(last) = memchr::memrchr(b'\n', data) else {
@@ -474,8 +488,10 @@ impl<M: Marks> Composer<'_, '_, M> {
         let file = self.bounds.file_bytes + total as u64;
         let fits = total <= self.bounds.batch_bytes
             && self.bounds.max_bytes.is_none_or(|most| file < most)
+            && !self.is_late(chunk.time_ns)
             && end - first.offset <= self.bounds.line_bytes;
         if fits {
+            self.begins_ns.get_or_insert(chunk.time_ns);
             cursor.copy_to(self.out, first.index, end);
             cursor.move_to(first.index, end, Joint::Fresh);
         }
@@ -498,20 +514,15 @@ impl<M: Marks> Composer<'_, '_, M> {
         let Some((chunk, to_index, to_offset)) = last else {
             return Ok(());
         };
-        let length = cursor.length_to(to_index, to_offset);
-        if length == 0 {
+        if cursor.length_to(to_index, to_offset) == 0 {
             return Ok(());
         }
-        let mark = if why == Forced::Ended {
-            ""
+        let tail = if why == Forced::Ended {
+            Tail::Closed
         } else {
-            self.fragment_mark()
+            Tail::Cut
         };
-        let all = length + mark.len() + 1;
-        self.line(chunk.time_ns, cursor.part.pid, cursor.place.joint, all)?;
-        cursor.copy_to(self.out, to_index, to_offset);
-        self.out.extend_from_slice(mark.as_bytes());
-        self.out.push(b'\n');
+        self.unit(cursor, chunk.time_ns, (to_index, to_offset), tail)?;
         let joint = if why == Forced::Ended {
             Joint::Fresh
         } else {
@@ -524,39 +535,106 @@ impl<M: Marks> Composer<'_, '_, M> {
         Ok(())
     }
 
-    fn fragment_mark(&self) -> &'static str {
-        match self.stamper.format().style {
-            Style::Raw => "",
-            Style::Prefixed(_) => " [+]",
-        }
+    /// A line of our own.
+    fn announce(
+        &mut self,
+        time_ns: u64,
+        pid: u32,
+        source: Source,
+        text: &[u8],
+    ) -> Result<(), Stopped> {
+        let line = Line {
+            time_ns,
+            pid,
+            name: "",
+            stream: source.stream,
+            joint: Joint::Fresh,
+            voice: Voice::Ours,
+        };
+        let begun = self.begin(&line)?;
+        self.renderer.text(self.out, text);
+        self.renderer.end(self.out, &line, Tail::Closed);
+        self.check(begun)
     }
 
-    /// Makes sure that a line whose text is `length` bytes long may be added, and begins it.
-    fn line(&mut self, time_ns: u64, pid: u32, joint: Joint, length: usize) -> Result<(), Stopped> {
+    /// A line or fragment of a child, from where it stands to the given place, the line end left
+    /// out.
+    fn unit(
+        &mut self,
+        cursor: &Cursor<'_>,
+        time_ns: u64,
+        to: (usize, usize),
+        tail: Tail,
+    ) -> Result<(), Stopped> {
+        let line = Line {
+            time_ns,
+            pid: cursor.part.pid,
+            name: cursor.part.name,
+            stream: cursor.part.source.stream,
+            joint: cursor.place.joint,
+            voice: Voice::Child,
+        };
+        let begun = self.begin(&line)?;
+        if self.renderer.wants_whole() {
+            self.scratch.clear();
+            cursor.copy_to(&mut self.scratch, to.0, to.1);
+            self.renderer.text(self.out, &self.scratch);
+        } else {
+            cursor.copy_to(self.out, to.0, to.1);
+        }
+        self.renderer.end(self.out, &line, tail);
+        self.check(begun)
+    }
+
+    /// Begins a line, unless it belongs into the next batch or file by its time.
+    fn begin(&mut self, line: &Line<'_>) -> Result<usize, Stopped> {
         let begun = self.out.len();
         let empty = begun == self.base;
-        if matches!(self.stamper.format().style, Style::Prefixed(_)) {
-            self.use_zone(time_ns, empty)?;
-            self.out
-                .extend_from_slice(self.stamper.time(time_ns).as_bytes());
-            self.out.extend_from_slice(b" [");
-            push_number(self.out, pid);
-            self.out.extend_from_slice(match joint {
-                Joint::Fresh => b"] | ".as_slice(),
-                Joint::Continues => b"] +| ".as_slice(),
-            });
+        if empty {
+            self.begins_ns = Some(line.time_ns);
         }
-        let total = self.out.len() + length;
+        if self.is_late(line.time_ns)
+            && let Some(stopped) = stopped(Bound::File, empty)
+        {
+            return Err(stopped);
+        }
+        if self.renderer.is_zoned() {
+            self.use_zone(line.time_ns, empty)?;
+        }
+        self.renderer.begin(self.out, line);
+        Ok(begun)
+    }
+
+    /// Whether a unit belongs into the next file.
+    fn is_late(&self, time_ns: u64) -> bool {
+        #[cfg(test)]
+        if super::fault::is(super::fault::Fault::LateLines) && self.out.len() > self.base {
+            return false;
+        }
+        let deadline = self.bounds.deadline_ns;
+        deadline.is_some_and(|deadline| i128::from(time_ns) >= i128::from(deadline))
+    }
+
+    /// Takes a line out again that is too much for the batch or the file.
+    fn check(&mut self, begun: usize) -> Result<(), Stopped> {
+        let total = self.out.len();
+        let empty = begun == self.base;
         let file = self.bounds.file_bytes + total as u64;
         let full = self.bounds.max_bytes.is_some_and(|most| file >= most);
-        let stopped = match (empty, full) {
-            (true, true) if self.bounds.file_bytes > 0 => Stopped::RotateFirst,
-            (true, _) => return Ok(()),
-            (false, full) if full || total > self.bounds.batch_bytes => Stopped::Full,
-            (false, _) => return Ok(()),
+        let bound = if full && (!empty || self.bounds.file_bytes > 0) {
+            Bound::File
+        } else if total > self.bounds.batch_bytes {
+            Bound::Batch
+        } else {
+            return Ok(());
         };
-        self.out.truncate(begun);
-        Err(stopped)
+        match stopped(bound, empty) {
+            None => Ok(()),
+            Some(stopped) => {
+                self.out.truncate(begun);
+                Err(stopped)
+            }
+        }
     }
 
     /// One batch has one offset: it ends where the zone's changes.
@@ -570,9 +648,9 @@ impl<M: Marks> Composer<'_, '_, M> {
         };
         let (offset, name) = zone.at(second);
         if empty {
-            self.stamper.set_zone(offset, name);
-        } else if self.stamper.format().offset_seconds != offset
-            || self.stamper.format().zone != name
+            self.renderer.set_zone(offset, name);
+        } else if self.renderer.format().offset_seconds != offset
+            || self.renderer.format().zone != name
         {
             return Err(Stopped::Full);
         }
@@ -594,21 +672,6 @@ fn next_of(cursors: &[Cursor<'_>], first: usize) -> Option<Next> {
         let child = cursor.part.source.child;
         Reverse((chunk.time_ns, child, first + index, first, cursors.len()))
     })
-}
-
-fn push_number(out: &mut Vec<u8>, number: u32) {
-    let mut digits = [0; 10];
-    let mut rest = number;
-    let mut from = digits.len();
-    loop {
-        from -= 1;
-        digits[from] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[from..]);
 }
 
 #[cfg(test)]

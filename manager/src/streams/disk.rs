@@ -3,6 +3,7 @@
 //! calls.
 
 use super::position::Child;
+pub use super::target::Target;
 use kingpole_protocol::Sequence;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
@@ -77,7 +78,7 @@ pub struct Look {
 pub enum FileKind {
     /// A regular file.
     Regular,
-    /// A terminal, pipe or device: what is written is gone.
+    /// A terminal, pipe, device or another program: what is written is gone.
     Passing,
 }
 
@@ -88,29 +89,6 @@ pub enum Taken {
     Replace,
     /// Fails with [`TroubleKind::Exists`].
     Refuse,
-}
-
-/// Where a sink's bytes go.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Target {
-    /// Standard output of the manager.
-    Console,
-    /// Standard error of the manager.
-    ErrorConsole,
-    /// The file of this absolute, normalised path.
-    File(PathBuf),
-}
-
-impl Target {
-    /// The path, or what to call it.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        match self {
-            Self::Console => Path::new("standard output"),
-            Self::ErrorConsole => Path::new("standard error"),
-            Self::File(path) => path,
-        }
-    }
 }
 
 /// Log files.
@@ -133,6 +111,10 @@ pub trait Disk {
     fn read(&mut self, file: &Self::File, at: u64, length: usize) -> Step<Vec<u8>>;
     /// Renames.
     fn rename(&mut self, from: &Path, to: &Path, taken: Taken) -> Step<()>;
+    /// Removes a file. That it is gone already is no trouble.
+    fn remove(&mut self, path: &Path) -> Step<()>;
+    /// Makes an open file empty.
+    fn empty(&mut self, file: &Self::File) -> Step<()>;
     /// Names in the directory of `path`, sorted, as whole paths.
     fn siblings(&mut self, path: &Path) -> Step<Vec<PathBuf>>;
 }

@@ -40,6 +40,8 @@ pub(super) enum Fault {
     ClassicRenameChain,
     /// A source is left out of the value although its acknowledgement is not answered yet.
     LeftOutTooEarly,
+    /// A batch goes on beyond the file's deadline.
+    LateLines,
     /// A second writer does not wait for the first one's end.
     NoLock,
 }

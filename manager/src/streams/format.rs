@@ -9,12 +9,19 @@ use std::fmt::Write as _;
 pub const FORMATTER_VERSION: u8 = 1;
 
 /// What a sink makes of a line.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Style {
     /// The line as it is.
     Raw,
     /// `<time> [<pid>] | ` before each line, the time by this `strftime` pattern.
     Prefixed(String),
+    /// An object of JSON for each line.
+    Json,
+    /// As `Prefixed`, in a colour (0 to 7, as terminals number them) on black.
+    Colored(u8, String),
+    /// A line's circumstances and then the line, for whoever makes messages of them: see
+    /// [`Labelled`](super::render::Labelled).
+    Labelled,
 }
 
 /// A style at a time zone's offset: everything that decides about bytes.
@@ -56,7 +63,7 @@ impl Stamper {
     /// For one format.
     #[must_use]
     pub fn new(format: Format) -> Self {
-        let by_fraction = matches!(&format.style, Style::Prefixed(p) if p.contains("%f"));
+        let by_fraction = pattern(&format.style).is_some_and(|pattern| pattern.contains("%f"));
         Self {
             format,
             second: None,
@@ -84,10 +91,10 @@ impl Stamper {
         self.format
     }
 
-    /// What stands before a line that was completed at `time_ns`; empty for raw lines. The caller
-    /// adds what comes behind the time.
+    /// The time of a line that was completed at `time_ns`, by the style's pattern; empty for styles
+    /// without one. JSON has its seconds only.
     pub fn time(&mut self, time_ns: u64) -> &str {
-        if let Style::Prefixed(pattern) = &self.format.style {
+        if let Some(pattern) = pattern(&self.format.style) {
             let second = time_ns / 1_000_000_000;
             if self.second != Some(second) || self.by_fraction {
                 self.second = Some(second);
@@ -96,6 +103,15 @@ impl Stamper {
             }
         }
         &self.text
+    }
+}
+
+/// How a style writes times.
+fn pattern(style: &Style) -> Option<&str> {
+    match style {
+        Style::Raw | Style::Labelled => None,
+        Style::Prefixed(pattern) | Style::Colored(_, pattern) => Some(pattern),
+        Style::Json => Some("%Y-%m-%dT%H:%M:%S"),
     }
 }
 
@@ -170,7 +186,7 @@ fn civil(seconds: i64) -> Civil {
 
 /// The conversions of C's `strftime` in the C locale, and Python's `%f` (microseconds). What is not
 /// known is left as it stands.
-fn strftime(out: &mut String, pattern: &str, time_ns: u64, format: &Format) {
+pub(super) fn strftime(out: &mut String, pattern: &str, time_ns: u64, format: &Format) {
     let seconds = (time_ns / 1_000_000_000) as i64;
     let t = civil(seconds + i64::from(format.offset_seconds));
     let mut rest = pattern.chars();

@@ -4,11 +4,12 @@
 //! |---|---|
 //! | `position` | places in a child's output |
 //! | `feed` | what was read of one source and is not yet in its file |
-//! | `format`, `notice` | how lines look, frozen by version |
+//! | `format`, `render`, `notice` | how lines look, frozen by version |
 //! | `compose` | from records to a batch, and the same batch again |
 //! | `value` | what the kernel remembers of a sink |
 //! | `judge` | what of a batch is in the file after a crash |
-//! | `rotate` | rotation by size |
+//! | `rotate`, `schedule` | rotation by size and by time |
+//! | `target` | where output can go |
 //! | `sink`, `writer` | all sinks and sources together |
 //! | `disk` | what the writer needs from the world |
 //!
@@ -28,7 +29,10 @@ pub mod limits;
 mod model;
 pub mod notice;
 pub mod position;
+pub mod render;
 pub mod rotate;
+pub mod schedule;
 pub mod sink;
+pub mod target;
 pub mod value;
 pub mod writer;

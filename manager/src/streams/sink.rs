@@ -9,16 +9,45 @@ use super::limits::Limits;
 use super::notice::Notice;
 use super::position::{Position, Source};
 use super::rotate::Backups;
+use super::schedule::Schedule;
 use super::value::{Intention, SinkValue, key};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// When a file is moved out of the way.
+/// When a file has become too old or too long, and what is done with it then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rotation {
-    /// Before it reaches so many bytes.
-    pub max_bytes: u64,
-    /// How many old ones are kept; with none the file grows on.
-    pub backups: Backups,
+pub enum Rotation {
+    /// Before it reaches so many bytes it is moved out of the way; with no backups it grows on, as
+    /// in Circus.
+    Size {
+        /// So many.
+        max_bytes: u64,
+        /// How many old ones are kept.
+        backups: Backups,
+    },
+    /// Before it reaches so many bytes it is made empty: an option of ours, for those who want the
+    /// newest lines in bounded space and nothing else.
+    Empty {
+        /// So many.
+        max_bytes: u64,
+    },
+    /// It is moved out of the way when a line's own time is behind the deadline.
+    Time(Schedule),
+}
+
+impl Rotation {
+    /// The bytes that the file may not reach.
+    pub(super) fn max_bytes(&self) -> Option<u64> {
+        match *self {
+            Self::Size {
+                backups: Backups(0),
+                ..
+            }
+            | Self::Time(_) => None,
+            Self::Size { max_bytes, .. } | Self::Empty { max_bytes } => {
+                Some(max_bytes).filter(|most| *most > 0)
+            }
+        }
+    }
 }
 
 /// What the configuration says about a sink.
@@ -28,7 +57,7 @@ pub struct SinkSpec {
     pub target: Target,
     /// How lines look.
     pub style: Style,
-    /// Rotation by size.
+    /// What keeps it from growing.
     pub rotation: Option<Rotation>,
 }
 

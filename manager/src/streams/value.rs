@@ -11,11 +11,13 @@ use super::feed::Gap;
 use super::format::{Format, Style};
 use super::notice::{Notice, NoticeKind};
 use super::position::{Child, Joint, Position, Source};
+use super::target::{CommandLine, JournalAddress, SyslogAddress};
 use kingpole_protocol::record::Stream;
 use kingpole_protocol::{ProcessId, Sequence};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use thiserror::Error;
 
 /// Keys of sinks' values begin with this.
@@ -41,6 +43,8 @@ pub struct Move {
     pub source: Source,
     /// The child's process id, which is in its prefixes.
     pub pid: u32,
+    /// What the child is called, if the sink's style says so; else empty.
+    pub name: Arc<str>,
     /// Before the batch.
     pub from: Position,
     /// Loss that the batch announces, and the time in that line.
@@ -103,6 +107,12 @@ pub fn key(target: &Target) -> String {
                 xxhash_rust::xxh3::xxh3_128(path.as_os_str().as_bytes())
             )
         }
+        Target::StyledConsole(_) | Target::Command(_) | Target::Syslog(_) | Target::Journal(_) => {
+            let mut out = Out(Vec::new());
+            encode_target(&mut out, target);
+            let hash = xxhash_rust::xxh3::xxh3_128(&out.0);
+            format!("{KEY_PREFIX}to-{hash:032x}")
+        }
     }
 }
 
@@ -119,20 +129,14 @@ mod tag {
     pub(super) const NOTICES: u8 = 4;
     pub(super) const DEADLINE: u8 = 5;
     pub(super) const INTENTION: u8 = 6;
+    pub(super) const NAMES: u8 = 7;
 }
 
 /// Writes a value.
 #[must_use]
 pub fn encode(value: &SinkValue) -> Vec<u8> {
     let mut out = Out(vec![VERSION]);
-    out.section(tag::TARGET, |out| match &value.target {
-        Target::Console => out.u8(0),
-        Target::ErrorConsole => out.u8(2),
-        Target::File(path) => {
-            out.u8(1);
-            out.bytes(path.as_os_str().as_bytes());
-        }
-    });
+    out.section(tag::TARGET, |out| encode_target(out, &value.target));
     out.section(tag::FILE, |out| {
         out.u64(value.file.device);
         out.u64(value.file.inode);
@@ -169,8 +173,60 @@ pub fn encode(value: &SinkValue) -> Vec<u8> {
     }
     if let Some(intention) = &value.intention {
         out.section(tag::INTENTION, |out| encode_intention(out, intention));
+        if intention.moves.iter().any(|step| !step.name.is_empty()) {
+            out.section(tag::NAMES, |out| {
+                out.count(intention.moves.len());
+                for step in &intention.moves {
+                    out.bytes(step.name.as_bytes());
+                }
+            });
+        }
     }
     out.0
+}
+
+fn encode_target(out: &mut Out, target: &Target) {
+    match target {
+        Target::Console => out.u8(0),
+        Target::ErrorConsole => out.u8(2),
+        Target::File(path) => {
+            out.u8(1);
+            out.bytes(path.as_os_str().as_bytes());
+        }
+        Target::StyledConsole(style) => {
+            out.u8(3);
+            encode_style(out, style);
+        }
+        Target::Command(line) => {
+            out.u8(4);
+            out.bytes(line.command.as_bytes());
+            encode_style(out, &line.style);
+        }
+        Target::Syslog(address) => {
+            out.u8(5);
+            out.bytes(address.socket.as_os_str().as_bytes());
+            out.u8(address.facility);
+            out.bytes(address.ident.as_bytes());
+        }
+        Target::Journal(address) => {
+            out.u8(6);
+            out.bytes(address.socket.as_os_str().as_bytes());
+            out.bytes(address.ident.as_bytes());
+        }
+    }
+}
+
+/// Kind, then text, in which a colour stands before the pattern.
+fn encode_style(out: &mut Out, style: &Style) {
+    let (kind, text) = match style {
+        Style::Raw => (0, String::new()),
+        Style::Prefixed(pattern) => (1, pattern.clone()),
+        Style::Json => (2, String::new()),
+        Style::Colored(color, pattern) => (3, format!("{}{pattern}", color % 8)),
+        Style::Labelled => (4, String::new()),
+    };
+    out.u8(kind);
+    out.bytes(text.as_bytes());
 }
 
 fn encode_intention(out: &mut Out, intention: &Intention) {
@@ -180,16 +236,7 @@ fn encode_intention(out: &mut Out, intention: &Intention) {
     out.u8(u8::from(intention.lead == Lead::LineEnd));
     out.u32(u32::from(intention.notices));
     out.u8(intention.format.version);
-    match &intention.format.style {
-        Style::Raw => {
-            out.u8(0);
-            out.bytes(b"");
-        }
-        Style::Prefixed(pattern) => {
-            out.u8(1);
-            out.bytes(pattern.as_bytes());
-        }
-    }
+    encode_style(out, &intention.format.style);
     out.u32(intention.format.offset_seconds.cast_unsigned());
     out.bytes(intention.format.zone.as_bytes());
     out.count(intention.moves.len());
@@ -227,6 +274,7 @@ pub fn decode(bytes: &[u8]) -> Result<SinkValue, ValueError> {
 
 fn decode_sections(mut sections: In<'_>) -> Option<SinkValue> {
     let mut target = None;
+    let mut names = Vec::new();
     let mut value = SinkValue {
         target: Target::Console,
         file: FileId::default(),
@@ -243,12 +291,7 @@ fn decode_sections(mut sections: In<'_>) -> Option<SinkValue> {
         let section = &mut section;
         match tag {
             tag::TARGET => {
-                target = Some(match section.u8()? {
-                    0 => Target::Console,
-                    2 => Target::ErrorConsole,
-                    1 => Target::File(section.path()?),
-                    _ => return None,
-                });
+                target = Some(decode_target(section)?);
             }
             tag::FILE => {
                 let (device, inode) = (section.u64()?, section.u64()?);
@@ -267,11 +310,58 @@ fn decode_sections(mut sections: In<'_>) -> Option<SinkValue> {
             tag::NOTICES => value.notices = section.many(decode_notice)?,
             tag::DEADLINE => value.deadline_ns = Some(section.u64()?.cast_signed()),
             tag::INTENTION => value.intention = Some(decode_intention(section)?),
+            tag::NAMES => names = section.many(In::text)?,
             _ => {}
         }
     }
     value.target = target?;
+    if let Some(intention) = &mut value.intention {
+        for (step, name) in intention.moves.iter_mut().zip(names) {
+            step.name = name.into();
+        }
+    }
     Some(value)
+}
+
+fn decode_target(section: &mut In<'_>) -> Option<Target> {
+    Some(match section.u8()? {
+        0 => Target::Console,
+        2 => Target::ErrorConsole,
+        1 => Target::File(section.path()?),
+        3 => Target::StyledConsole(decode_style(section)?.ok()?),
+        4 => Target::Command(CommandLine {
+            command: section.text()?,
+            style: decode_style(section)?.ok()?,
+        }),
+        5 => Target::Syslog(SyslogAddress {
+            socket: section.path()?,
+            facility: section.u8()?,
+            ident: section.text()?,
+        }),
+        6 => Target::Journal(JournalAddress {
+            socket: section.path()?,
+            ident: section.text()?,
+        }),
+        _ => return None,
+    })
+}
+
+/// The style belongs to a later manager.
+struct UnknownStyle;
+
+fn decode_style(section: &mut In<'_>) -> Option<Result<Style, UnknownStyle>> {
+    let (kind, text) = (section.u8()?, section.text()?);
+    Some(Ok(match kind {
+        0 => Style::Raw,
+        1 => Style::Prefixed(text),
+        2 => Style::Json,
+        3 => {
+            let color = text.bytes().next()?.checked_sub(b'0')?;
+            Style::Colored(color % 8, text.get(1..)?.to_owned())
+        }
+        4 => Style::Labelled,
+        _ => return Some(Err(UnknownStyle)),
+    }))
 }
 
 fn decode_notice(section: &mut In<'_>) -> Option<Notice> {
@@ -298,15 +388,11 @@ fn decode_intention(section: &mut In<'_>) -> Option<Intention> {
         Lead::Nothing
     };
     let notices = u16::try_from(section.u32()?).ok()?;
-    let (mut version, kind) = (section.u8()?, section.u8()?);
-    let pattern = section.text()?;
-    let style = match kind {
-        1 => Style::Prefixed(pattern),
-        kind => {
-            // A style of a later manager: the batch can be recognised, but not composed again.
-            version = if kind == 0 { version } else { u8::MAX };
-            Style::Raw
-        }
+    let version = section.u8()?;
+    let (version, style) = match decode_style(section)? {
+        Ok(style) => (version, style),
+        // The batch can be recognised, but not composed again.
+        Err(UnknownStyle) => (u8::MAX, Style::Raw),
     };
     let offset_seconds = section.u32()?.cast_signed();
     let format = Format {
@@ -352,6 +438,7 @@ fn decode_move(section: &mut In<'_>) -> Option<Move> {
     Some(Move {
         source,
         pid,
+        name: "".into(),
         from,
         gap,
         to,

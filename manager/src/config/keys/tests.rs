@@ -40,6 +40,7 @@ fn classes() -> String {
         let options: Vec<_> = options.iter().map(|option| format!("`{option}`")).collect();
         let support = match support {
             Support::NotYet(instead) => format!("not yet: {instead}"),
+            Support::Ours => "ours".to_owned(),
             _ => String::new(),
         };
         text.push_str(&format!(

@@ -273,10 +273,12 @@ fn streams_are_read_with_their_classes() {
         filename: "/a".into(),
         max_bytes: Some(1000),
         backup_count: 2,
-        time_format: None,
+        truncate: false,
+        lines: LineFormat::Raw,
     };
     assert_eq!(w.stdout_stream, StreamConfig::File(file));
-    assert_eq!(w.stderr_stream, StreamConfig::Stdout);
+    let lines = LineFormat::Raw;
+    assert_eq!(w.stderr_stream, StreamConfig::Stdout { lines });
     let text = "[watcher:w]\ncmd = x\nstdout_stream.class = TimedRotatingFileStream\n\
                 stdout_stream.filename = f\nstdout_stream.rotate_when = midnight\n";
     let configuration = good(text);
@@ -287,7 +289,56 @@ fn streams_are_read_with_their_classes() {
         (timed.rotate_when.as_str(), timed.rotate_interval),
         ("MIDNIGHT", 1)
     );
-    assert!(warning(text).contains("TimedRotatingFileStream is not supported yet"));
+    assert_eq!(configuration.warnings, []);
+}
+
+#[test]
+fn streams_of_ours_are_read_with_their_defaults() {
+    let w = watcher(
+        "stdout_stream.class = CommandStream\nstdout_stream.command = rotatelogs 'a b'\n\
+         stdout_stream.format = json\nstderr_stream.class = SyslogStream\n\
+         stderr_stream.facility = LOCAL3",
+    );
+    let command = StreamConfig::Command {
+        command: "rotatelogs 'a b'".to_owned(),
+        lines: LineFormat::Json,
+    };
+    assert_eq!(w.stdout_stream, command);
+    let syslog = StreamConfig::Syslog {
+        address: "/dev/log".into(),
+        facility: 19,
+        ident: None,
+    };
+    assert_eq!(w.stderr_stream, syslog);
+    let w = watcher(
+        "stdout_stream.class = JournalStream\nstdout_stream.ident = me\n\
+         stderr_stream.filename = f\nstderr_stream.max_bytes = 9\nstderr_stream.truncate = 1",
+    );
+    let journal = StreamConfig::Journal {
+        address: "/run/systemd/journal/socket".into(),
+        ident: Some("me".to_owned()),
+    };
+    assert_eq!(w.stdout_stream, journal);
+    assert!(matches!(w.stderr_stream, StreamConfig::File(file) if file.truncate));
+}
+
+#[test]
+fn a_stream_that_is_none_of_ours_is_refused_with_what_to_use() {
+    let error = |class: &str| {
+        let text = format!("[watcher:w]\ncmd = x\nstdout_stream.class = {class}\n");
+        let found = load_files(&[("web.ini", &text)]).unwrap_err();
+        assert_eq!(found.errors.len(), 1, "{:?}", found.errors);
+        found.errors[0].to_string()
+    };
+    for class in ["my.app.Stream", "QueueStream", "circus.stream.QueueStream"] {
+        let message = error(class);
+        assert!(message.contains("class of Python's"), "{message}");
+        assert!(message.contains("CommandStream"), "{message}");
+        assert!(message.contains("line 3"), "{message}");
+    }
+    assert!(error("filestream").contains("did you mean FileStream?"));
+    assert!(error("CommandStream").contains("needs stdout_stream.command"));
+    assert!(error("Nonsense").contains("use one of FileStream"));
 }
 
 #[test]

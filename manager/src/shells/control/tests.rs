@@ -17,7 +17,7 @@ use crate::cli::exit::Exit;
 use crate::command::{Change, KernelLink, Refusal, RefusalKind, StatusReport, Wait, WatcherStatus};
 use crate::command::{ProcessState, ProcessStatus, Response as CommandResponse, WatcherState};
 use crate::config::model::{
-    FileStreamConfig, GlobalSettings, Location, StreamConfig, WatcherConfig,
+    FileStreamConfig, GlobalSettings, LineFormat, Location, StreamConfig, WatcherConfig,
 };
 use crate::engine::{Event, EventAction, Level, Moment, Pid, ProcessId, WorkerId};
 use crate::shells::asking::CommandRequest;
@@ -118,7 +118,8 @@ fn configuration(dir: &std::path::Path) -> Configuration {
         filename: dir.join("web.log"),
         max_bytes: None,
         backup_count: 0,
-        time_format: None,
+        truncate: false,
+        lines: LineFormat::Raw,
     });
     let idle = WatcherConfig::with_defaults("idle", Location::new("web.ini", 2, 1));
     Configuration {

@@ -1,16 +1,22 @@
-//! Log files and the console as the writer needs them. Never truncates, never writes at an offset:
-//! every file is open for appending.
+//! Log files, consoles and services as the writer needs them. Never writes at an offset: every file is
+//! open for appending. Empties a file only where that is what its rotation means.
 
+use super::datagram::Messages;
+use super::program::{Ending, Program, Tended, reap};
 use crate::streams::disk::{
     Disk, FileId, FileKind, Look, Step, Taken, Target, Trouble, TroubleKind,
 };
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Seek, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Instant;
 use std::time::UNIX_EPOCH;
 
 /// A pipe that is ready takes so many bytes without making anybody wait (`PIPE_BUF`).
@@ -29,23 +35,98 @@ pub enum ConsoleLines {
 #[derive(Debug)]
 pub struct Files {
     console: ConsoleLines,
+    /// Who is in the middle of a line on standard output. Several sinks share it.
+    in_line: Option<Target>,
+    /// What programs left unread when they ended.
+    unread: BTreeMap<Target, Vec<u8>>,
+    ending: Ending,
+    /// Those that are running.
+    programs: Vec<Weak<Mutex<Program>>>,
 }
 
 impl Files {
     /// With this treatment of the console.
     #[must_use]
     pub fn new(console: ConsoleLines) -> Self {
-        Self { console }
+        Self {
+            console,
+            in_line: None,
+            unread: BTreeMap::new(),
+            ending: Ending::default(),
+            programs: Vec::new(),
+        }
+    }
+
+    /// Looks after programs that ended with lines unread. What is to be said about it, and when to
+    /// look again.
+    pub fn tend(&mut self, now: Instant) -> (Vec<String>, Option<Instant>) {
+        let (mut said, mut again) = (Vec::new(), None);
+        for program in self.programs.iter().filter_map(Weak::upgrade) {
+            let mut program = program.lock().unwrap_or_else(PoisonError::into_inner);
+            match program.tend(now) {
+                Tended::Well => {}
+                Tended::Later(at) => {
+                    again = Some(again.map_or(at, |other: Instant| other.min(at)));
+                }
+                Tended::Again(text) => said.push(text),
+            }
+        }
+        (said, again)
+    }
+
+    /// Waits for any of these, for a program that ends or takes more, or for the time. Which of
+    /// these have something to read.
+    pub fn poll(&self, readers: &[BorrowedFd<'_>], timeout: PollTimeout) -> Vec<bool> {
+        let programs: Vec<_> = self.programs.iter().filter_map(Weak::upgrade).collect();
+        let locked: Vec<_> = programs
+            .iter()
+            .map(|program| program.lock().unwrap_or_else(PoisonError::into_inner))
+            .collect();
+        let reads = readers
+            .iter()
+            .map(|reader| PollFd::new(*reader, PollFlags::POLLIN));
+        let waits = locked.iter().filter_map(|program| program.descriptor());
+        let waits = waits.map(|(descriptor, flags)| PollFd::new(descriptor, flags));
+        let mut polled: Vec<PollFd<'_>> = reads.chain(waits).collect();
+        // Interrupted or not: the callers look at everything again.
+        let _ = poll(&mut polled, timeout);
+        polled
+            .iter()
+            .take(readers.len())
+            .map(|polled| polled.any() == Some(true))
+            .collect()
+    }
+
+    /// Writes to standard output, one sink's line after the other.
+    fn write_stdout(&mut self, target: &Target, bytes: &[u8]) -> io::Result<usize> {
+        if self.in_line.as_ref().is_some_and(|other| other != target) {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        let written = write_console(io::stdout().lock(), bytes);
+        match &written {
+            Ok(count) => {
+                let whole = bytes
+                    .get(..*count)
+                    .is_none_or(|bytes| bytes.ends_with(b"\n"));
+                self.in_line = (!whole && *count > 0).then(|| target.clone());
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(_) => self.in_line = None,
+        }
+        written
     }
 }
 
-/// An open log file, or the console.
+/// Something open to write to, and its name for errors.
 #[derive(Debug)]
-pub enum LogFile {
-    /// With its path, for errors.
-    File(File, PathBuf),
-    /// Standard output or standard error.
-    Console(Target),
+pub struct LogFile(Open, Target);
+
+#[derive(Debug)]
+enum Open {
+    File(File),
+    Console,
+    Program(Arc<Mutex<Program>>),
+    Messages(Box<RefCell<Messages>>),
 }
 
 fn trouble(what: &'static str, path: &Path, error: &io::Error) -> Trouble {
@@ -95,11 +176,24 @@ fn is_ready(descriptor: impl AsFd) -> bool {
     matches!(poll(&mut polled, PollTimeout::ZERO), Ok(1..))
 }
 
+/// For appending and reading. Not waiting concerns pipes only, which nobody may be reading from.
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options
+        .read(true)
+        .append(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+    options
+}
+
 fn write_console(mut to: impl Write + AsFd, bytes: &[u8]) -> io::Result<usize> {
     if !is_ready(to.as_fd()) {
         return Err(ErrorKind::WouldBlock.into());
     }
-    let written = to.write(&bytes[..bytes.len().min(CONSOLE_WRITE_BYTES)])?;
+    let piece = &bytes[..bytes.len().min(CONSOLE_WRITE_BYTES)];
+    // Whole lines, so that another sink can have its turn in between.
+    let end = memchr::memrchr(b'\n', piece).map_or(piece.len(), |end| end + 1);
+    let written = to.write(&piece[..end])?;
     to.flush()?;
     Ok(written)
 }
@@ -108,30 +202,47 @@ impl Disk for Files {
     type File = LogFile;
 
     fn open(&mut self, target: &Target) -> Step<LogFile> {
-        let Target::File(path) = target else {
-            return Ok(Ok(LogFile::Console(target.clone())));
+        reap(&self.ending);
+        let open = match target {
+            Target::Console | Target::ErrorConsole | Target::StyledConsole(_) => {
+                // A writer that was in the middle of a line may be gone.
+                self.in_line = None;
+                Ok(Open::Console)
+            }
+            Target::File(path) => options().create(true).open(path).map(Open::File),
+            Target::Command(line) => {
+                let backlog = self.unread.get(target).cloned().unwrap_or_default();
+                let program = Program::start(&line.command, backlog, &self.ending);
+                if program.is_ok() {
+                    self.unread.remove(target);
+                }
+                program.map(|program| {
+                    let program = Arc::new(Mutex::new(program));
+                    self.programs.retain(|other| other.strong_count() > 0);
+                    self.programs.push(Arc::downgrade(&program));
+                    Open::Program(program)
+                })
+            }
+            Target::Syslog(address) => Messages::to_syslog(address)
+                .map(|messages| Open::Messages(Box::new(RefCell::new(messages)))),
+            Target::Journal(address) => Messages::to_journal(address)
+                .map(|messages| Open::Messages(Box::new(RefCell::new(messages)))),
         };
-        // Not waiting concerns pipes only, which nobody may be reading from.
-        let mut options = OpenOptions::new();
-        options
-            .read(true)
-            .append(true)
-            .create(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
-        Ok(match options.open(path) {
-            Ok(file) => Ok(LogFile::File(file, path.clone())),
-            Err(error) => Err(trouble("open", path, &error)),
+        let what = match target {
+            Target::Command(_) => "start",
+            Target::Syslog(_) | Target::Journal(_) => "connect to",
+            _ => "open",
+        };
+        Ok(match open {
+            Ok(open) => Ok(LogFile(open, target.clone())),
+            Err(error) => Err(trouble(what, target.path(), &error)),
         })
     }
 
     fn open_existing(&mut self, path: &Path) -> Step<Option<LogFile>> {
-        let mut options = OpenOptions::new();
-        options
-            .read(true)
-            .append(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
-        Ok(match options.open(path) {
-            Ok(file) => Ok(Some(LogFile::File(file, path.to_owned()))),
+        let target = || Target::File(path.to_owned());
+        Ok(match options().open(path) {
+            Ok(file) => Ok(Some(LogFile(Open::File(file), target()))),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(trouble("open", path, &error)),
         })
@@ -139,11 +250,11 @@ impl Disk for Files {
 
     fn look(&mut self, file: &LogFile) -> Step<Look> {
         Ok(match file {
-            LogFile::File(file, path) => match file.metadata() {
+            LogFile(Open::File(file), target) => match file.metadata() {
                 Ok(metadata) => Ok(look_of(&metadata)),
-                Err(error) => Err(trouble("look at", path, &error)),
+                Err(error) => Err(trouble("look at", target.path(), &error)),
             },
-            LogFile::Console(_) => Ok(Look {
+            LogFile(Open::Console | Open::Program(_) | Open::Messages(_), _) => Ok(Look {
                 id: FileId::default(),
                 length: 0,
                 mtime_ns: 0,
@@ -161,33 +272,43 @@ impl Disk for Files {
     }
 
     fn write(&mut self, file: &LogFile, bytes: &[u8]) -> Step<usize> {
-        let (result, path) = match file {
-            LogFile::File(file, path) => ((&*file).write(bytes), path.as_path()),
-            LogFile::Console(target) => {
-                let result = match (self.console, target) {
-                    (ConsoleLines::Shown, _) => Ok(bytes.len()),
-                    (ConsoleLines::Written, Target::ErrorConsole) => {
-                        write_console(io::stderr().lock(), bytes)
-                    }
-                    (ConsoleLines::Written, _) => write_console(io::stdout().lock(), bytes),
-                };
-                (result, target.path())
+        let LogFile(open, target) = file;
+        let result = match open {
+            Open::File(file) => (&*file).write(bytes),
+            Open::Console if self.console == ConsoleLines::Shown => Ok(bytes.len()),
+            Open::Console if *target == Target::ErrorConsole => {
+                write_console(io::stderr().lock(), bytes)
             }
+            Open::Console => self.write_stdout(target, bytes),
+            Open::Program(program) => {
+                let mut program = program.lock().unwrap_or_else(PoisonError::into_inner);
+                match program.write(bytes) {
+                    Err(error) if error.kind() != ErrorKind::WouldBlock => {
+                        let unread = program.unread();
+                        if !unread.is_empty() {
+                            self.unread.insert(target.clone(), unread);
+                        }
+                        Err(io::Error::new(error.kind(), program.end()))
+                    }
+                    result => result,
+                }
+            }
+            Open::Messages(messages) => messages.borrow_mut().send(bytes),
         };
-        Ok(result.map_err(|error| trouble("write to", path, &error)))
+        Ok(result.map_err(|error| trouble("write to", target.path(), &error)))
     }
 
     fn position(&mut self, file: &LogFile) -> Step<u64> {
         Ok(match file {
-            LogFile::File(file, path) => (&*file)
+            LogFile(Open::File(file), target) => (&*file)
                 .stream_position()
-                .map_err(|error| trouble("find the end of", path, &error)),
-            LogFile::Console(_) => Ok(0),
+                .map_err(|error| trouble("find the end of", target.path(), &error)),
+            LogFile(..) => Ok(0),
         })
     }
 
     fn read(&mut self, file: &LogFile, at: u64, length: usize) -> Step<Vec<u8>> {
-        let LogFile::File(file, path) = file else {
+        let LogFile(Open::File(file), target) = file else {
             return Ok(Ok(Vec::new()));
         };
         let mut bytes = Vec::new();
@@ -198,7 +319,7 @@ impl Disk for Files {
                 Ok(0) => break,
                 Ok(count) => bytes.extend_from_slice(&block[..count]),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Ok(Err(trouble("read", path, &error))),
+                Err(error) => return Ok(Err(trouble("read", target.path(), &error))),
             }
         }
         Ok(Ok(bytes))
@@ -220,6 +341,23 @@ impl Disk for Files {
             }
         };
         Ok(result.map_err(|error| trouble("rename", from, &error)))
+    }
+
+    fn remove(&mut self, path: &Path) -> Step<()> {
+        Ok(match std::fs::remove_file(path) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(trouble("remove", path, &error)),
+        })
+    }
+
+    fn empty(&mut self, file: &LogFile) -> Step<()> {
+        let LogFile(Open::File(file), target) = file else {
+            return Ok(Ok(()));
+        };
+        Ok(file
+            .set_len(0)
+            .map_err(|error| trouble("empty", target.path(), &error)))
     }
 
     fn siblings(&mut self, path: &Path) -> Step<Vec<PathBuf>> {

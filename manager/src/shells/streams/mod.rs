@@ -4,12 +4,15 @@
 //! A sink that is stuck stops only its own children: they get no more credit, and the kernel's cap
 //! bounds what they leave. Must not know why a process runs.
 
+mod datagram;
 pub mod files;
 pub mod lock;
+mod program;
 mod route;
 mod session;
 pub mod zone;
 
+use super::console::Color;
 use super::history::{History, Origin};
 use super::output::{Output, OutputEvent, Streams};
 use crate::config::model::{Configuration, StreamConfig};
@@ -19,7 +22,7 @@ use crate::streams::limits::Limits;
 use crate::streams::notice::NoticeKind;
 use crate::streams::sink::{Event, SinkSpec};
 use crate::streams::value::KEY_PREFIX;
-use crate::streams::writer::{Alive, Now, Turn, Writer};
+use crate::streams::writer::{Alive, Label, Now, Turn, Writer};
 pub use files::ConsoleLines;
 use files::{Files, LogFile};
 use kingpole_protocol::event;
@@ -27,7 +30,7 @@ use kingpole_protocol::hello::Welcome;
 use kingpole_protocol::record::Stream;
 use kingpole_protocol::{Fence, ProcessId, Sequence};
 use lock::StreamsLock;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::PollTimeout;
 use session::{Notice, Session};
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -151,6 +154,7 @@ pub fn start(settings: StreamsSettings) -> io::Result<Output> {
         lock: None,
         fence: None,
         zone: LocalZone::system(),
+        color: Color::for_stdout(),
         begun: Instant::now(),
     };
     std::thread::Builder::new()
@@ -181,6 +185,7 @@ struct Worker {
     lock: Option<StreamsLock>,
     fence: Option<Fence>,
     zone: LocalZone,
+    color: Color,
     begun: Instant,
 }
 
@@ -267,9 +272,10 @@ impl Worker {
                 Ok(Order::Attach(process, attachment)) => {
                     if let Some(work) = &mut work {
                         let child = work.session.child(process);
-                        let (stdout, stderr) = attachment.sinks();
-                        let pid = attachment.origin.pid;
-                        work.writer.attach(child, pid, &stdout, &stderr, self.now());
+                        let (stdout, stderr) = attachment.sinks(self.color);
+                        let label = attachment.label();
+                        work.writer
+                            .attach(child, label, &stdout, &stderr, self.now());
                     }
                     self.attachments.insert(process, attachment);
                 }
@@ -320,9 +326,13 @@ impl Worker {
                 work.session.receive()?;
                 continue;
             }
+            let (said, tended) = self.files.tend(Instant::now());
+            for text in said {
+                self.log(Level::Warning, format!("output: {text}"));
+            }
             let deadline = work.writer.poll_deadline();
             let deadline = deadline.map(|at| self.begun + Duration::from_nanos(at));
-            let deadline = deadline.into_iter().chain(work.settles).min();
+            let deadline = deadline.into_iter().chain(work.settles).chain(tended).min();
             if self.wait(Some(&work.session), deadline) {
                 work.session.receive()?;
             }
@@ -379,10 +389,10 @@ impl Worker {
         }
         let now = self.now();
         for (process, attachment) in &self.attachments {
-            let (stdout, stderr) = attachment.sinks();
+            let (stdout, stderr) = attachment.sinks(self.color);
             let child = work.session.child(*process);
             work.writer
-                .attach(child, attachment.origin.pid, &stdout, &stderr, now);
+                .attach(child, attachment.label(), &stdout, &stderr, now);
         }
     }
 
@@ -470,7 +480,7 @@ impl Worker {
             }
             Event::SinkFailing(_, trouble) => (
                 Level::Error,
-                format!("log file: {trouble}; its output waits and the file is tried again"),
+                format!("log: {trouble}; its output waits, and it is tried again"),
             ),
             Event::SinkRecovered(target) => (
                 Level::Info,
@@ -556,12 +566,11 @@ impl Worker {
             }
             None => PollTimeout::NONE,
         };
-        let mut polled = vec![PollFd::new(self.woken.as_fd(), PollFlags::POLLIN)];
-        polled.extend(session.map(|s| PollFd::new(s.descriptor(), PollFlags::POLLIN)));
-        // Interrupted or not: the callers look at everything again.
-        let _ = poll(&mut polled, timeout);
-        let readable = |index: usize| polled.get(index).is_some_and(|p| p.any() == Some(true));
-        let (woken, said) = (readable(0), readable(1));
+        let mut readers = vec![self.woken.as_fd()];
+        readers.extend(session.map(Session::descriptor));
+        let readable = self.files.poll(&readers, timeout);
+        let at = |index: usize| readable.get(index) == Some(&true);
+        let (woken, said) = (at(0), at(1));
         if woken {
             let mut bytes = [0; 64];
             while matches!((&self.woken).read(&mut bytes), Ok(64)) {}
@@ -571,11 +580,24 @@ impl Worker {
 }
 
 impl Attachment {
-    fn sinks(&self) -> (SinkSpec, SinkSpec) {
+    fn sinks(&self, color: Color) -> (SinkSpec, SinkSpec) {
+        let watcher = &self.origin.watcher;
         (
-            route::sink(&self.stdout, Stream::Stdout),
-            route::sink(&self.stderr, Stream::Stderr),
+            route::sink(&self.stdout, Stream::Stdout, watcher, color),
+            route::sink(&self.stderr, Stream::Stderr, watcher, color),
         )
+    }
+
+    fn label(&self) -> Label {
+        let Origin {
+            watcher,
+            worker,
+            pid,
+        } = &*self.origin;
+        Label {
+            pid: *pid,
+            name: format!("{watcher}.{worker}").into(),
+        }
     }
 }
 

@@ -8,8 +8,10 @@ use crate::streams::format::Style;
 use crate::streams::limits::Limits;
 use crate::streams::position::Child;
 use crate::streams::rotate::Backups;
+use crate::streams::schedule::{Clock, Schedule, Unit};
 use crate::streams::sink::{Event, Rotation, SinkSpec};
-use crate::streams::writer::{Alive, Now, Turn, Writer};
+use crate::streams::target::{CommandLine, SyslogAddress};
+use crate::streams::writer::{Alive, Label, Now, Turn, Writer};
 use kingpole_protocol::record::Stream;
 use kingpole_protocol::{ProcessId, Sequence};
 use std::collections::BTreeMap;
@@ -52,7 +54,7 @@ impl Keeper for MapKernel {
 }
 
 fn sink(path: &Path, rotation: Option<(u64, u32)>) -> SinkSpec {
-    let backups = |(max_bytes, backups)| Rotation {
+    let backups = |(max_bytes, backups)| Rotation::Size {
         max_bytes,
         backups: Backups(backups),
     };
@@ -83,7 +85,11 @@ fn writer(kernel: &MapKernel, stdout: &SinkSpec, stderr: &SinkSpec) -> Writer<Lo
         baseline: None,
     };
     let mut writer = Writer::new(Limits::STANDARD, &values, &[alive]);
-    writer.attach(CHILD, 42, stdout, stderr, at(0));
+    let label = Label {
+        pid: 42,
+        name: "w.1".into(),
+    };
+    writer.attach(CHILD, label, stdout, stderr, at(0));
     writer
 }
 
@@ -277,4 +283,192 @@ fn a_full_disk_loses_and_doubles_nothing() {
     let events = settle(&mut writer, &mut kernel, 20).expect("not killed");
     assert_eq!(read(&path), lines.concat(), "{events:?}");
     assert_eq!(kernel.acknowledged, 600);
+}
+
+/// Turns with the real clock until `done`, or too long.
+fn run_until(
+    writer: &mut Writer<LogFile>,
+    kernel: &mut MapKernel,
+    files: &mut Files,
+    done: impl Fn() -> bool,
+) {
+    let begun = std::time::Instant::now();
+    let mut zone = LocalZone::system();
+    while !done() {
+        assert!(begun.elapsed().as_secs() < 60, "it takes too long");
+        let now = at(begun.elapsed().as_millis() as u64);
+        writer
+            .turn(files, kernel, &mut zone, now)
+            .expect("the kernel answers");
+        files.tend(std::time::Instant::now());
+        files.poll(&[], nix::poll::PollTimeout::from(5_u8));
+    }
+}
+
+fn command(directory: &Path, script: &str) -> SinkSpec {
+    let path = directory.join("program");
+    std::fs::write(&path, script).expect("written");
+    let style = Style::Raw;
+    let line = CommandLine {
+        command: format!("sh {}", path.display()),
+        style: style.clone(),
+    };
+    SinkSpec {
+        target: Target::Command(line),
+        style,
+        rotation: None,
+    }
+}
+
+#[test]
+fn a_program_that_ends_after_each_line_misses_none() {
+    let directory = tempfile::tempdir().expect("made");
+    let out = directory.path().join("out");
+    // The shell's `read` takes a line and not a byte more.
+    let script = format!("read -r line && echo \"$line\" >> {}", out.display());
+    let spec = command(directory.path(), &script);
+    let lines: Vec<String> = (1..=5).map(|number| format!("line {number}\n")).collect();
+    let mut kernel = MapKernel::default();
+    let mut writer = writer(&kernel, &spec, &spec);
+    feed(&mut writer, &lines, 1);
+    let mut files = Files::new(ConsoleLines::Shown);
+    let written = || std::fs::read_to_string(&out).unwrap_or_default();
+    let done = || written().lines().count() >= lines.len();
+    run_until(&mut writer, &mut kernel, &mut files, done);
+    assert_eq!(written(), lines.concat());
+}
+
+#[test]
+fn a_program_that_does_not_read_holds_up_its_own_lines_only() {
+    let directory = tempfile::tempdir().expect("made");
+    let (go, out) = (directory.path().join("go"), directory.path().join("out"));
+    let file = sink(&directory.path().join("file"), None);
+    nix::unistd::mkfifo(&go, nix::sys::stat::Mode::S_IRWXU).expect("made");
+    // It waits for somebody to write into the other pipe.
+    let script = format!("read -r x < {}; exec cat > {}", go.display(), out.display());
+    let spec = command(directory.path(), &script);
+    let text = format!("{}\n", "x".repeat(999));
+    let lines: Vec<String> = (0..300).map(|_| text.clone()).collect();
+    let mut kernel = MapKernel::default();
+    let mut writer = writer(&kernel, &spec, &file);
+    feed(&mut writer, &lines, 1);
+    let other = Arc::new(b"other\n".to_vec());
+    let chunk = Chunk::new(Sequence(301), 1, 0, other, 0, 6);
+    writer.handle_record(CHILD, Stream::Stderr, chunk);
+    let mut files = Files::new(ConsoleLines::Shown);
+    let length = |path: &Path| std::fs::metadata(path).map_or(0, |found| found.len());
+    let stored = || length(&directory.path().join("file")) == 6;
+    run_until(&mut writer, &mut kernel, &mut files, stored);
+    assert_eq!(length(&out), 0);
+    assert!(
+        writer.held_bytes(CHILD) > 0,
+        "what it has not taken is kept"
+    );
+    std::fs::write(&go, "go\n").expect("it reads now");
+    let all = || length(&out) == 300_000;
+    run_until(&mut writer, &mut kernel, &mut files, all);
+}
+
+#[test]
+fn the_system_log_gets_what_was_said_while_it_was_away() {
+    let directory = tempfile::tempdir().expect("made");
+    let socket = directory.path().join("log");
+    let address = SyslogAddress {
+        socket: socket.clone(),
+        facility: 3,
+        ident: "w".to_owned(),
+    };
+    let spec = SinkSpec {
+        target: Target::Syslog(address),
+        style: Style::Labelled,
+        rotation: None,
+    };
+    let lines = ["one\n".to_owned(), "two\n".to_owned()];
+    let mut kernel = MapKernel::default();
+    let mut writer = writer(&kernel, &spec, &spec);
+    feed(&mut writer, &lines, 1);
+    let mut files = Files::new(ConsoleLines::Shown);
+    let mut zone = LocalZone::system();
+    for _ in 0..3 {
+        writer
+            .turn(&mut files, &mut kernel, &mut zone, at(1))
+            .expect("the kernel answers");
+    }
+    let events: Vec<Event> = std::iter::from_fn(|| writer.poll_event()).collect();
+    assert!(matches!(events[..], [Event::SinkFailing(..)]), "{events:?}");
+    let log = std::os::unix::net::UnixDatagram::bind(&socket).expect("bound");
+    log.set_nonblocking(true).expect("set");
+    let got = std::cell::RefCell::new(Vec::new());
+    run_until(&mut writer, &mut kernel, &mut files, || {
+        let mut bytes = [0; 200];
+        while let Ok(length) = log.recv(&mut bytes) {
+            got.borrow_mut()
+                .push(String::from_utf8_lossy(&bytes[..length]).into_owned());
+        }
+        got.borrow().len() >= 2
+    });
+    assert!(got.borrow()[0].ends_with("w[42]: one"), "{got:?}");
+    assert!(got.borrow()[1].ends_with("w[42]: two"), "{got:?}");
+}
+
+#[test]
+fn a_file_is_rotated_by_the_time_of_its_lines_and_old_ones_go() {
+    let directory = tempfile::tempdir().expect("made");
+    let path = directory.path().join("w.log");
+    let schedule = Schedule {
+        unit: Unit::Hours,
+        count: 1,
+        clock: Clock::Utc,
+        keep: 2,
+    };
+    let spec = SinkSpec {
+        rotation: Some(Rotation::Time(schedule)),
+        ..sink(&path, None)
+    };
+    let mut kernel = MapKernel::default();
+    let mut writer = writer(&kernel, &spec, &spec);
+    let hour = 3_600_000_000_000;
+    // 2023-11-14 22:13:20, and then an hour later each time; the last one before all others.
+    let begin = 1_700_000_000_000_000_000;
+    let mut offset = 0;
+    for (number, time_ns) in (1..).zip(
+        [0, 1, 2, 3, 3]
+            .map(|n| begin + n * hour)
+            .into_iter()
+            .chain([begin - hour]),
+    ) {
+        let line = format!("line {number}\n");
+        let length = line.len();
+        let block = Arc::new(line.into_bytes());
+        let chunk = Chunk::new(Sequence(number), time_ns, offset, block, 0, length);
+        writer.handle_record(CHILD, Stream::Stdout, chunk);
+        offset += length as u64;
+    }
+    std::fs::write(directory.path().join("w.log.notes"), "not ours").expect("written");
+    settle(&mut writer, &mut kernel, 20).expect("the kernel answers");
+    let read = |name: &str| std::fs::read_to_string(directory.path().join(name));
+    assert_eq!(read("w.log").expect("there"), "line 4\nline 5\nline 6\n");
+    assert_eq!(read("w.log.2023111500").expect("there"), "line 3\n");
+    assert_eq!(read("w.log.2023111423").expect("there"), "line 2\n");
+    assert!(read("w.log.2023111422").is_err(), "two are kept");
+    assert_eq!(read("w.log.notes").expect("there"), "not ours");
+}
+
+#[test]
+fn a_full_file_without_backups_is_emptied_if_that_is_wanted() {
+    let directory = tempfile::tempdir().expect("made");
+    let path = directory.path().join("w.log");
+    let spec = SinkSpec {
+        rotation: Some(Rotation::Empty { max_bytes: 30 }),
+        ..sink(&path, None)
+    };
+    let lines: Vec<String> = (1..=10)
+        .map(|number| format!("line {number:02}\n"))
+        .collect();
+    let mut kernel = MapKernel::default();
+    let mut writer = writer(&kernel, &spec, &spec);
+    feed(&mut writer, &lines, 1);
+    settle(&mut writer, &mut kernel, 20).expect("the kernel answers");
+    assert_eq!(std::fs::read_to_string(&path).expect("there"), "line 10\n");
+    assert_eq!(kernel.acknowledged, 10);
 }

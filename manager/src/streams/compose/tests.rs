@@ -31,6 +31,7 @@ fn part(source: Source, chunks: &VecDeque<Chunk>, extent: Extent) -> Part<'_> {
     Part {
         source,
         pid: 100 + source.child.process.0 as u32,
+        name: "w.1",
         from: Position::START,
         gap: None,
         chunks,
@@ -43,6 +44,7 @@ const WIDE: Bounds = Bounds {
     line_bytes: 8,
     file_bytes: 0,
     max_bytes: None,
+    deadline_ns: None,
 };
 
 fn run(parts: Vec<Part<'_>>, bounds: Bounds, style: Style) -> (String, Composed) {

@@ -134,7 +134,7 @@ impl Disk for Access {
             length = length.min(*space);
             *space -= length;
         }
-        let now = world.clock_ns;
+        let now = world.wall_ns();
         let origins = world.check_write(file.slot, &bytes[..length], bytes.len());
         let inode = &mut world.inodes[file.slot];
         inode.bytes.extend_from_slice(&bytes[..length]);
@@ -186,6 +186,22 @@ impl Disk for Access {
         }
         world.names.remove(from);
         world.names.insert(to.to_owned(), slot);
+        Ok(Ok(()))
+    }
+
+    fn remove(&mut self, path: &Path) -> Step<()> {
+        let mut world = self.plain()?;
+        world.check_remove(path);
+        if let Some(slot) = world.names.remove(path) {
+            world.inodes[slot].linked = false;
+        }
+        Ok(Ok(()))
+    }
+
+    fn empty(&mut self, file: &Handle) -> Step<()> {
+        let mut world = self.plain()?;
+        world.truncate(file.slot);
+        world.inodes[file.slot].handled = false;
         Ok(Ok(()))
     }
 

@@ -3,7 +3,7 @@
 
 use super::super::disk::Target;
 use super::super::position::{Child, Source};
-use super::super::sink::SinkSpec;
+use super::super::sink::{Rotation, SinkSpec};
 use super::super::value::{Intention, decode};
 use super::oracle::{Span, What, batch};
 use super::world::{FOREIGN, Inode, Origin, Record, World, index};
@@ -86,6 +86,8 @@ pub(super) struct Checker {
     pub(super) backups: u32,
     /// The configuration changed: a rotation that was begun may not be needed any more.
     pub(super) reconfigured: bool,
+    /// The clock was set: times say nothing about order any more.
+    pub(super) clock_set: bool,
 }
 
 impl Checker {
@@ -275,6 +277,111 @@ impl World {
         }
     }
 
+    /// Only the oldest file goes, and only when there are more than are kept.
+    pub(super) fn check_remove(&mut self, path: &Path) {
+        let mut old = self.old_files(path);
+        old.sort();
+        let kept = self.check.backups as usize;
+        let text = path.display().to_string();
+        if old.len() <= kept || kept == 0 {
+            self.check.violation(format!(
+                "{text} was removed although only {old:?} are there"
+            ));
+        }
+        if old.first().is_none_or(|(.., oldest)| *oldest != text) {
+            self.check.violation(format!(
+                "{text} was removed, which is not the oldest of {old:?}"
+            ));
+        }
+    }
+
+    /// Files rotated by time, of the same base as this one: time, number, name.
+    fn old_files(&self, path: &Path) -> Vec<(String, u32, String)> {
+        let split = |text: &str| {
+            let (base, behind) = text.split_once(".log.")?;
+            let (time, number) = behind.split_once('.').unwrap_or((behind, "0"));
+            let digits = time.len() == 14 && time.bytes().all(|byte| byte.is_ascii_digit());
+            let found = (base.to_owned(), time.to_owned(), number.parse().ok()?);
+            digits.then_some(found)
+        };
+        let own = path.display().to_string();
+        let own = own
+            .split_once(".log")
+            .map_or(own.as_str(), |(base, _)| base);
+        let names = self.names.keys().map(|name| name.display().to_string());
+        names
+            .filter_map(|name| {
+                let (base, time, number) = split(&name)?;
+                (base == own).then_some((time, number, name))
+            })
+            .collect()
+    }
+
+    /// Rotated by time, every file has the lines of its time only, and not too many files stay.
+    fn check_times(&self, sinks: &[SinkSpec]) -> Vec<String> {
+        let mut violations = Vec::new();
+        for sink in sinks {
+            let Some(Rotation::Time(schedule)) = sink.rotation else {
+                continue;
+            };
+            let old = self.old_files(path(&sink.target));
+            if schedule.keep > 0 && old.len() > schedule.keep as usize {
+                violations.push(format!("too many old files: {old:?}"));
+            }
+            let ends = |time: &str| {
+                let parts = [0..4, 4..6, 6..8, 8..10, 10..12, 12..14];
+                let [y, mo, d, h, mi, s] = parts.map(|part| time[part].parse::<i16>().unwrap_or(0));
+                let date = jiff::civil::date(y, mo as i8, d as i8);
+                let begun = date.at(h as i8, mi as i8, s as i8, 0);
+                let begun = begun.to_zoned(jiff::tz::TimeZone::UTC).expect("in range");
+                begun.timestamp().as_second() + i64::from(schedule.count)
+            };
+            let mut bounds: Vec<(String, i64)> = old
+                .into_iter()
+                .map(|(time, _, name)| (name, ends(&time) * 1_000_000_000))
+                .collect();
+            let values = self.values.values().filter_map(|bytes| decode(bytes).ok());
+            let value = values.into_iter().find(|value| value.target == sink.target);
+            let deadline = value.and_then(|value| value.deadline_ns);
+            let base = path(&sink.target).display().to_string();
+            bounds.extend(deadline.map(|deadline| (base, deadline)));
+            if self.check.clock_set {
+                continue;
+            }
+            for (name, bound) in bounds {
+                let Some(slot) = self.names.get(Path::new(&name)) else {
+                    continue;
+                };
+                for span in self.units(&self.inodes[*slot]) {
+                    if matches!(span.what, What::Line { .. }) && span.time_ns as i64 >= bound {
+                        violations.push(format!("{span:?} in {name}, which ends at {bound}"));
+                    }
+                }
+            }
+        }
+        violations
+    }
+
+    /// Everything of ours in a file.
+    fn units(&self, inode: &Inode) -> Vec<Span> {
+        let mut units = Vec::new();
+        let mut from = 0;
+        while from < inode.origin.len() {
+            if inode.origin[from] == FOREIGN {
+                from += 1;
+                continue;
+            }
+            let Some(run) = self.run(inode, from) else {
+                break;
+            };
+            let (first, last) = (run.index as usize, run.index as usize + run.length);
+            let within = |span: &&Span| span.from < last && span.to > first;
+            units.extend(run.spans.iter().filter(within).cloned());
+            from += run.length;
+        }
+        units
+    }
+
     /// I2 to I7, when all faults have stopped and the last writer says that it is done.
     pub(super) fn check_end(&mut self, exact: bool, sinks: &[SinkSpec]) {
         let seen = self.seen();
@@ -335,6 +442,7 @@ impl World {
         }
         if !self.check.outside && !self.renames_failed && !self.check.reconfigured {
             violations.extend(self.check_holes(sinks));
+            violations.extend(self.check_times(sinks));
         }
         self.check.violations.extend(violations);
     }

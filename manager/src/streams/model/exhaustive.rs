@@ -2,10 +2,11 @@
 
 use super::world::{Cut, HANDS, Hand, StepKind, Weather};
 use super::{
-    Act, LIMITS, Outcome, Run, Scenario, Setup, SimZoneOffsets, Trouble, UTC, file_sink, moans,
-    says,
+    Act, LIMITS, Outcome, Run, Scenario, Setup, SimZoneOffsets, Trouble, UTC, by_size,
+    every_seconds, file_sink, moans, says,
 };
 use crate::streams::format::Style;
+use crate::streams::sink::Rotation;
 use kingpole_protocol::record::Stream;
 
 fn stamped() -> Style {
@@ -26,7 +27,7 @@ fn base(name: &'static str, setup: Setup, script: Vec<Act>) -> Scenario {
     }
 }
 
-fn one_file(style: Style, rotation: Option<(u64, u32)>) -> Setup {
+fn one_file(style: Style, rotation: Option<Rotation>) -> Setup {
     Setup {
         sinks: vec![file_sink("a.log", style, rotation)],
         routes: vec![[0, 0], [0, 0]],
@@ -67,8 +68,16 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         base("raw", one_file(Style::Raw, None), talk()),
         base("prefixed", one_file(stamped(), None), talk()),
         base("two files", two_files(), talk()),
-        base("rotation 2", one_file(Style::Raw, Some((30, 2))), talk()),
-        base("rotation 4", one_file(stamped(), Some((30, 4))), talk()),
+        base(
+            "rotation 2",
+            one_file(Style::Raw, Some(by_size(30, 2))),
+            talk(),
+        ),
+        base(
+            "rotation 4",
+            one_file(stamped(), Some(by_size(30, 4))),
+            talk(),
+        ),
     ];
     let mut tiny = base("batches of one line", one_file(Style::Raw, None), talk());
     tiny.limits.batch_bytes = 1;
@@ -82,7 +91,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     all.push(cut);
     let mut unborn = base(
         "no birth times",
-        one_file(Style::Raw, Some((60, 2))),
+        one_file(Style::Raw, Some(by_size(60, 2))),
         talk(),
     );
     unborn.knows_birth = false;
@@ -105,6 +114,26 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         changes_after: 1,
     };
     all.push(summer);
+    let talk_on = || {
+        let pauses = [says(1, "later\n"), Act::Pause, moans(0, "still later\n")];
+        [talk(), pauses.to_vec()].concat()
+    };
+    let hourly = one_file(stamped(), Some(every_seconds(1, 0)));
+    all.push(base("by time", hourly, talk_on()));
+    let mut pruned = base("by time, two kept", two_files(), talk_on());
+    pruned.setup.sinks[0].rotation = Some(every_seconds(1, 2));
+    all.push(pruned);
+    let mut set = base("by time, the clock set", two_files(), Vec::new());
+    set.setup.sinks[0].rotation = Some(every_seconds(2, 0));
+    for (number, seconds) in [20, -40, 1, 60].into_iter().enumerate() {
+        set.script.push(says(number % 2, "tick\ntock\n"));
+        set.script.push(Act::Clock(seconds));
+    }
+    set.script.push(says(0, "end\n"));
+    all.push(set);
+    let emptied = one_file(Style::Raw, Some(Rotation::Empty { max_bytes: 40 }));
+    all.push(base("emptied", emptied, talk()));
+    all.push(base("JSON", one_file(Style::Json, None), talk()));
     let ticks = (0..6).map(|n| says(n % 2, "t\nt\n")).collect();
     all.push(base("equal lines", one_file(Style::Raw, None), ticks));
     all
@@ -141,12 +170,10 @@ pub(super) fn troubles(scenario: &Scenario) -> Vec<Trouble> {
     });
     let name = changed(&|setup| {
         let (style, rotation) = (setup.sinks[0].style.clone(), setup.sinks[0].rotation);
-        let rotation = rotation.map(|rotation| (rotation.max_bytes, rotation.backups.0));
         setup.sinks[0] = file_sink("renamed.log", style, rotation);
     });
     let routing = changed(&|setup| {
         let rotation = setup.sinks[0].rotation;
-        let rotation = rotation.map(|rotation| (rotation.max_bytes, rotation.backups.0));
         setup.sinks.push(file_sink("c.log", Style::Raw, rotation));
         let last = setup.sinks.len() - 1;
         setup.routes[0] = [last, 0];

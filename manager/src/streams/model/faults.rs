@@ -49,6 +49,7 @@ fn every_deliberate_mistake_is_caught() {
         Fault::IntentionLost,
         Fault::ClassicRenameChain,
         Fault::LeftOutTooEarly,
+        Fault::LateLines,
     ];
     let mut escaped = Vec::new();
     for fault in all {

@@ -24,9 +24,10 @@ use super::format::Style;
 use super::limits::Limits;
 use super::position::Child;
 use super::rotate::Backups;
+use super::schedule::{Clock, Schedule, Unit};
 use super::sink::{Rotation, SinkSpec};
 use super::value::KEY_PREFIX;
-use super::writer::{Now, Turn, Writer};
+use super::writer::{Label, Now, Turn, Writer};
 use access::Access;
 use kingpole_protocol::Sequence;
 use kingpole_protocol::record::Stream;
@@ -63,6 +64,8 @@ enum Act {
     Ends(usize, Stream),
     /// Nothing for a second and a half.
     Pause,
+    /// The clock is set, by so many seconds forward or back.
+    Clock(i64),
 }
 
 /// Where everybody's output goes.
@@ -126,15 +129,35 @@ struct Outcome {
     story: String,
 }
 
-fn file_sink(name: &str, style: Style, rotation: Option<(u64, u32)>) -> SinkSpec {
+fn file_sink(name: &str, style: Style, rotation: Option<Rotation>) -> SinkSpec {
     SinkSpec {
         target: Target::File(PathBuf::from(format!("/log/{name}"))),
         style,
-        rotation: rotation.map(|(max_bytes, backups)| Rotation {
-            max_bytes,
-            backups: Backups(backups),
-        }),
+        rotation,
     }
+}
+
+fn by_size(max_bytes: u64, backups: u32) -> Rotation {
+    let backups = Backups(backups);
+    Rotation::Size { max_bytes, backups }
+}
+
+/// How many old files may stay.
+fn kept(rotation: Option<Rotation>) -> u32 {
+    match rotation {
+        Some(Rotation::Size { backups, .. }) => backups.0,
+        Some(Rotation::Time(schedule)) => schedule.keep,
+        Some(Rotation::Empty { .. }) | None => 0,
+    }
+}
+
+fn every_seconds(count: u32, keep: u32) -> Rotation {
+    Rotation::Time(Schedule {
+        unit: Unit::Seconds,
+        count,
+        clock: Clock::Utc,
+        keep,
+    })
 }
 
 fn says(child: usize, text: &str) -> Act {
@@ -173,8 +196,8 @@ impl Run {
         world.knows_birth = scenario.knows_birth;
         world.weather = scenario.weather.clone();
         world.check.line_bytes = scenario.limits.line_bytes;
-        let backups = |sink: &SinkSpec| sink.rotation.map_or(0, |rotation| rotation.backups.0);
-        world.check.backups = scenario.setup.sinks.iter().map(backups).max().unwrap_or(0);
+        let rotations = scenario.setup.sinks.iter().map(|sink| sink.rotation);
+        world.check.backups = rotations.map(kept).max().unwrap_or(0);
         Self {
             world: Rc::new(RefCell::new(world)),
             setup: scenario.setup.clone(),
@@ -221,15 +244,19 @@ impl Run {
                 world.children[child].ended[index(stream)] = true;
             }
             Act::Pause => world.clock_ns += 1500 * MILLISECOND,
+            Act::Clock(seconds) => {
+                world.check.clock_set = true;
+                world.skew_ns += seconds * 1_000_000_000;
+            }
         }
         true
     }
 
     fn now(&self) -> Now {
-        let clock = self.world.borrow().clock_ns;
+        let world = self.world.borrow();
         Now {
-            monotonic_ns: clock,
-            wall_ns: clock,
+            monotonic_ns: world.clock_ns,
+            wall_ns: world.wall_ns(),
         }
     }
 
@@ -272,7 +299,11 @@ impl Run {
                 for (number, alive) in alive.iter().enumerate() {
                     let out = self.spec(number, Stream::Stdout);
                     let err = self.spec(number, Stream::Stderr);
-                    writer.attach(alive.child, alive.pid, out, err, self.now());
+                    let label = Label {
+                        pid: alive.pid,
+                        name: format!("w.{number}").into(),
+                    };
+                    writer.attach(alive.child, label, out, err, self.now());
                 }
                 writer.handle_attached_all(self.now());
             }

@@ -4,11 +4,12 @@
 //! Written without a look at how the real one goes about it: byte by byte, unit by unit.
 
 use super::super::compose::{Forced, Lead};
-use super::super::format::{Stamper, Style};
+use super::super::format::{Format, Stamper, Style};
 use super::super::notice::{Notice, write_gap_text};
 use super::super::position::{Child, Joint, Source};
 use super::super::value::{Intention, SinkValue};
 use super::check::ChildLedger;
+use kingpole_protocol::record::Stream;
 use std::collections::BTreeMap;
 
 /// What a stretch of a batch is.
@@ -37,9 +38,12 @@ pub(super) struct Span {
     pub(super) from: usize,
     pub(super) to: usize,
     pub(super) what: What,
+    /// When it was completed.
+    pub(super) time_ns: u64,
 }
 
-struct Piece {
+struct Piece<'a> {
+    name: &'a str,
     source: Source,
     pid: u32,
     from: u64,
@@ -61,12 +65,9 @@ pub(super) fn batch(
     let mut out = Vec::new();
     let mut spans = Vec::new();
     let raw = intention.format.style == Style::Raw;
-    let mut stamper = Stamper::new(intention.format.clone());
-    let mut prefix = |out: &mut Vec<u8>, time_ns: u64, pid: u32, joint: Joint| {
-        if !raw {
-            let plus = if joint == Joint::Continues { "+" } else { "" };
-            out.extend(format!("{} [{pid}] {plus}| ", stamper.time(time_ns)).bytes());
-        }
+    let mut look = Look {
+        format: &intention.format,
+        stamper: Stamper::new(intention.format.clone()),
     };
     if intention.lead == Lead::LineEnd {
         out.push(b'\n');
@@ -74,25 +75,28 @@ pub(super) fn batch(
             from: 0,
             to: 1,
             what: What::Lead,
+            time_ns: 0,
         });
     }
     for notice in value.notices.iter().take(usize::from(intention.notices)) {
         let from = out.len();
-        prefix(&mut out, notice.time_ns, notice.pid, Joint::Fresh);
-        notice.write_text(&mut out);
-        out.push(b'\n');
+        let mut text = Vec::new();
+        notice.write_text(&mut text);
+        let (time_ns, stream) = (notice.time_ns, notice.source.stream);
+        look.announcement(&mut out, time_ns, notice.pid, stream, &text);
         spans.push(Span {
             from,
             to: out.len(),
             what: What::Notice(notice.clone()),
+            time_ns,
         });
     }
     for step in &intention.moves {
         if let Some((gap, time_ns)) = step.gap {
             let from = out.len();
-            prefix(&mut out, time_ns, step.pid, Joint::Fresh);
-            write_gap_text(&mut out, step.source, step.pid, &gap);
-            out.push(b'\n');
+            let mut text = Vec::new();
+            write_gap_text(&mut text, step.source, step.pid, &gap);
+            look.announcement(&mut out, time_ns, step.pid, step.source.stream, &text);
             let what = What::Gap {
                 source: step.source,
                 from: gap.from_at,
@@ -102,6 +106,7 @@ pub(super) fn batch(
                 from,
                 to: out.len(),
                 what,
+                time_ns,
             });
         }
     }
@@ -129,6 +134,7 @@ pub(super) fn batch(
                 let piece = Piece {
                     source: step.source,
                     pid: step.pid,
+                    name: &step.name,
                     from: piece_from,
                     to: at,
                     joint,
@@ -169,14 +175,9 @@ pub(super) fn batch(
     }
     for piece in ordered.into_iter().chain(fragments) {
         let from = out.len();
-        prefix(&mut out, piece.time_ns, piece.pid, piece.joint);
-        let content = out.len() - from;
         let stream = ledger[&piece.source.child].stream(piece.source.stream);
-        out.extend_from_slice(&stream.bytes[piece.from as usize..piece.to as usize]);
-        out.extend_from_slice(piece.mark.as_bytes());
-        if !piece.whole {
-            out.push(b'\n');
-        }
+        let text = &stream.bytes[piece.from as usize..piece.to as usize];
+        let content = look.piece(&mut out, &piece, text);
         let what = What::Line {
             source: piece.source,
             from: piece.from,
@@ -187,7 +188,87 @@ pub(super) fn batch(
             from,
             to: out.len(),
             what,
+            time_ns: piece.time_ns,
         });
     }
     (out, spans)
+}
+
+/// How lines look.
+struct Look<'a> {
+    format: &'a Format,
+    stamper: Stamper,
+}
+
+impl Look<'_> {
+    fn announcement(
+        &mut self,
+        out: &mut Vec<u8>,
+        time_ns: u64,
+        pid: u32,
+        stream: Stream,
+        text: &[u8],
+    ) {
+        if self.format.style == Style::Json {
+            let text = String::from_utf8_lossy(text).into_owned();
+            let time = self.json_time(time_ns);
+            let stream = stream.name();
+            let notice = serde_json::Value::from(text);
+            let line = format!(
+                "{{\"time\":\"{time}\",\"pid\":{pid},\"stream\":\"{stream}\",\"notice\":{notice}}}\n"
+            );
+            return out.extend(line.bytes());
+        }
+        self.prefix(out, time_ns, pid, Joint::Fresh);
+        out.extend_from_slice(text);
+        out.push(b'\n');
+    }
+
+    /// Where in the line the child's bytes are.
+    fn piece(&mut self, out: &mut Vec<u8>, piece: &Piece<'_>, text: &[u8]) -> usize {
+        let begun = out.len();
+        if self.format.style == Style::Json {
+            let text = String::from_utf8_lossy(text.strip_suffix(b"\n").unwrap_or(text));
+            let (time, name) = (self.json_time(piece.time_ns), piece.name);
+            let (pid, stream) = (piece.pid, piece.source.stream.name());
+            let head = format!(
+                "{{\"time\":\"{time}\",\"name\":\"{name}\",\"pid\":{pid},\"stream\":\"{stream}\",\"text\":\""
+            );
+            out.extend(head.bytes());
+            let content = out.len() - begun;
+            let part = if piece.mark.is_empty() {
+                ""
+            } else {
+                ",\"part\":true"
+            };
+            let cont = match piece.joint {
+                Joint::Continues => ",\"cont\":true",
+                Joint::Fresh => "",
+            };
+            out.extend(format!("{text}\"{part}{cont}}}\n").bytes());
+            return content;
+        }
+        self.prefix(out, piece.time_ns, piece.pid, piece.joint);
+        let content = out.len() - begun;
+        out.extend_from_slice(text);
+        out.extend_from_slice(piece.mark.as_bytes());
+        if !piece.whole {
+            out.push(b'\n');
+        }
+        content
+    }
+
+    fn prefix(&mut self, out: &mut Vec<u8>, time_ns: u64, pid: u32, joint: Joint) {
+        if self.format.style != Style::Raw {
+            let plus = if joint == Joint::Continues { "+" } else { "" };
+            out.extend(format!("{} [{pid}] {plus}| ", self.stamper.time(time_ns)).bytes());
+        }
+    }
+
+    fn json_time(&self, time_ns: u64) -> String {
+        let time = jiff::Timestamp::from_nanosecond(i128::from(time_ns)).expect("in range");
+        let offset = jiff::tz::Offset::from_seconds(self.format.offset_seconds).expect("in range");
+        let time = time.to_zoned(jiff::tz::TimeZone::fixed(offset));
+        time.strftime("%Y-%m-%dT%H:%M:%S.%6f%:z").to_string()
+    }
 }

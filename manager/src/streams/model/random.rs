@@ -2,9 +2,13 @@
 //! `KINGPOLE_MODEL_ONE=SERIES:SEED`.
 
 use super::world::{HANDS, Hand, Weather};
-use super::{Act, LIMITS, Outcome, Run, Scenario, Setup, SimZoneOffsets, Trouble, dice, file_sink};
+use super::{
+    Act, LIMITS, Outcome, Run, Scenario, Setup, SimZoneOffsets, Trouble, by_size, dice,
+    every_seconds, file_sink, kept,
+};
 use crate::streams::format::Style;
 use crate::streams::model::world::Dice;
+use crate::streams::sink::Rotation;
 use kingpole_protocol::record::Stream;
 
 /// What may happen in a run.
@@ -24,15 +28,16 @@ pub(super) const SERIES: [Series; 4] =
     [Series::Exact, Series::Dull, Series::Drops, Series::Outside];
 
 fn style(dice: &mut Dice, series: Series) -> Style {
-    match dice.below(3) {
+    match dice.below(4) {
         _ if series == Series::Dull => Style::Raw,
         0 => Style::Raw,
         1 => Style::Prefixed("%S".to_owned()),
+        2 => Style::Json,
         _ => Style::Prefixed("%H:%M:%S".to_owned()),
     }
 }
 
-fn setup(dice: &mut Dice, series: Series, children: u64, rotation: Option<(u64, u32)>) -> Setup {
+fn setup(dice: &mut Dice, series: Series, children: u64, rotation: Option<Rotation>) -> Setup {
     let count = 1 + dice.below(3);
     let names = ["a.log", "b.log", "c.log", "d.log"];
     let from = dice.below(2) as usize;
@@ -72,7 +77,12 @@ fn script(dice: &mut Dice, series: Series, children: u64) -> Vec<Act> {
             Stream::Stdout
         };
         if dice.percent(4) {
-            script.push(Act::Pause);
+            let back = -(dice.below(30) as i64);
+            script.push(match dice.below(6) {
+                0 => Act::Clock(back),
+                1 => Act::Clock(dice.below(30) as i64),
+                _ => Act::Pause,
+            });
             continue;
         }
         let mut text = Vec::new();
@@ -127,9 +137,14 @@ fn weather(dice: &mut Dice, rotates: bool) -> Weather {
 pub(super) fn run(series: Series, seed: u64) -> Outcome {
     let mut dice = dice(seed);
     let children = 1 + dice.below(4);
-    let rotation = dice
-        .percent(60)
-        .then(|| (30 + dice.below(200), 1 + dice.below(4) as u32));
+    let rotation = dice.percent(60).then(|| {
+        let (max_bytes, backups) = (30 + dice.below(200), 1 + dice.below(4) as u32);
+        match dice.below(6) {
+            0 => Rotation::Empty { max_bytes },
+            1 | 2 => every_seconds(1 + dice.below(3) as u32, dice.below(4) as u32),
+            _ => by_size(max_bytes, backups),
+        }
+    });
     let mut limits = LIMITS;
     limits.batch_bytes = [1, 20, 60, 120, 400][dice.below(5) as usize];
     let drops = matches!(series, Series::Drops | Series::Outside) && dice.percent(70);
@@ -159,7 +174,7 @@ pub(super) fn run(series: Series, seed: u64) -> Outcome {
         let mut world = run.world.borrow_mut();
         let most = if dice.percent(50) { 4 } else { 24 };
         world.kill_chance = 1 + dice.below(most);
-        world.check.backups = rotation.map_or(0, |(_, backups)| backups);
+        world.check.backups = kept(rotation);
     }
     if series == Series::Outside {
         let mut step = 0;

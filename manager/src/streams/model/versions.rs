@@ -7,7 +7,7 @@ use crate::streams::disk::Target;
 use crate::streams::notice::NoticeKind;
 use crate::streams::sink::Event;
 use crate::streams::value::{decode, encode};
-use crate::streams::writer::{Now, Writer};
+use crate::streams::writer::{Label, Now, Writer};
 
 /// The kernel's values after a run that was cut right behind the write of a batch.
 fn cut_behind_a_write() -> Run {
@@ -64,7 +64,11 @@ fn a_value_of_an_unknown_version_is_passed_over_and_its_lines_come_with_a_warnin
     let mut writer: Writer<<Access as crate::streams::disk::Disk>::File> =
         Writer::new(LIMITS, &values, &alive);
     let sink = &run.setup.sinks[0];
-    writer.attach(alive[0].child, alive[0].pid, sink, sink, now);
+    let label = Label {
+        pid: alive[0].pid,
+        name: "".into(),
+    };
+    writer.attach(alive[0].child, label, sink, sink, now);
     let events: Vec<Event> = std::iter::from_fn(|| writer.poll_event()).collect();
     assert!(matches!(events[0], Event::ValueUnusable(..)), "{events:?}");
     let warnings = events.iter().filter(|event| {

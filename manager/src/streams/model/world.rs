@@ -157,6 +157,8 @@ pub(super) struct World {
     pub(super) kill_chance: u64,
     pub(super) hands: VecDeque<(u64, Hand, PathBuf)>,
     pub(super) clock_ns: u64,
+    /// How wrong the wall's clock is.
+    pub(super) skew_ns: i64,
     pub(super) dice: Dice,
     pub(super) weather: Weather,
     pub(super) children: Vec<SimChild>,
@@ -192,6 +194,7 @@ impl World {
             kill_chance: 0,
             hands: VecDeque::new(),
             clock_ns: START_NS,
+            skew_ns: 0,
             dice: Dice::new(seed),
             weather: Weather::default(),
             children: Vec::new(),
@@ -209,6 +212,11 @@ impl World {
             late: None,
             generation: 0,
         }
+    }
+
+    /// What the clock on the wall says.
+    pub(super) fn wall_ns(&self) -> u64 {
+        self.clock_ns.saturating_add_signed(self.skew_ns)
     }
 
     pub(super) fn add_child(&mut self) {
@@ -247,7 +255,7 @@ impl World {
     /// A child writes; the kernel reads it as one record, and drops its oldest if it must.
     pub(super) fn output(&mut self, which: usize, stream: Stream, data: &[u8]) {
         self.clock_ns += MILLISECOND;
-        let (time_ns, cap) = (self.clock_ns, self.cap);
+        let (time_ns, cap) = (self.wall_ns(), self.cap);
         let child = &mut self.children[which];
         let slot = index(stream);
         let record = Record {
@@ -324,7 +332,7 @@ impl World {
             return;
         }
         if let Some((_, slot, bytes, origins)) = self.late.take() {
-            let now = self.clock_ns;
+            let now = self.wall_ns();
             let inode = &mut self.inodes[slot];
             inode.bytes.extend_from_slice(&bytes);
             inode.origin.extend(origins);
@@ -341,7 +349,7 @@ impl World {
         };
         let inode = (1..).find(|&number| !used(number)).unwrap_or(0);
         let born_ns = if self.knows_birth {
-            self.clock_ns as i64
+            self.wall_ns() as i64
         } else {
             0
         };
@@ -353,7 +361,7 @@ impl World {
             },
             bytes: Vec::new(),
             origin: Vec::new(),
-            mtime_ns: self.clock_ns,
+            mtime_ns: self.wall_ns(),
             linked: true,
             opened: 0,
             handled: false,
@@ -414,8 +422,8 @@ impl World {
         }
     }
 
-    fn truncate(&mut self, slot: usize) {
-        let now = self.clock_ns;
+    pub(super) fn truncate(&mut self, slot: usize) {
+        let now = self.wall_ns();
         let inode = &mut self.inodes[slot];
         // What was in the file has been there: the checker remembers.
         let mut ghost = inode.clone();
@@ -436,7 +444,7 @@ impl World {
         self.check
             .foreign
             .push(String::from_utf8_lossy(bytes).into_owned());
-        let now = self.clock_ns;
+        let now = self.wall_ns();
         let inode = &mut self.inodes[slot];
         inode.bytes.extend_from_slice(bytes);
         inode.origin.extend(bytes.iter().map(|_| FOREIGN));

@@ -65,6 +65,7 @@ fn sample() -> SinkValue {
             moves: vec![Move {
                 source: source(4, Stream::Stdout),
                 pid: 4712,
+                name: "".into(),
                 from: position(4, 0, 100, Joint::Fresh),
                 gap: Some((gap, 1_700_000_004_000_000_000)),
                 to: position(11, 3, 260, Joint::Fresh),
@@ -142,10 +143,43 @@ prop_compose! {
     }
 }
 
+fn any_style() -> impl Strategy<Value = Style> {
+    prop_oneof![
+        Just(Style::Raw),
+        Just(Style::Json),
+        Just(Style::Labelled),
+        ".{0,9}".prop_map(Style::Prefixed),
+        (0..8_u8, ".{0,9}").prop_map(|(color, pattern)| Style::Colored(color, pattern)),
+    ]
+}
+
+fn any_target() -> impl Strategy<Value = Target> {
+    let path = || "/[a-z./]{0,40}".prop_map(PathBuf::from);
+    prop_oneof![
+        Just(Target::Console),
+        Just(Target::ErrorConsole),
+        path().prop_map(Target::File),
+        any_style().prop_map(Target::StyledConsole),
+        (".{0,9}", any_style())
+            .prop_map(|(command, style)| { Target::Command(CommandLine { command, style }) }),
+        (path(), 0..24_u8, ".{0,9}").prop_map(|(socket, facility, ident)| {
+            Target::Syslog(SyslogAddress {
+                socket,
+                facility,
+                ident,
+            })
+        }),
+        (path(), ".{0,9}")
+            .prop_map(|(socket, ident)| { Target::Journal(JournalAddress { socket, ident }) }),
+    ]
+}
+
 proptest! {
     #[test]
     fn every_value_survives(
-        path in "/[a-z./]{0,40}",
+        target in any_target(),
+        style in any_style(),
+        name in "[a-z.]{0,5}",
         numbers: [u64; 6],
         anchor in proptest::collection::vec(any::<u8>(), 0..40),
         positions in proptest::collection::vec((any_source(), any_position()), 0..5),
@@ -154,11 +188,13 @@ proptest! {
         intends: bool,
     ) {
         let moves = moved.into_iter().map(|(source, from, to)| Move {
-            source, pid: 7, from, gap: None, to, forced: None,
+            source, pid: 7, name: name.as_str().into(), from, gap: None, to, forced: None,
         });
-        let intention = Intention { moves: moves.collect(), ..sample().intention.expect("some") };
+        let mut intention = sample().intention.expect("some");
+        intention.moves = moves.collect();
+        intention.format.style = style;
         let value = SinkValue {
-            target: Target::File(PathBuf::from(path)),
+            target,
             file: FileId { device: numbers[0], inode: numbers[1], born_ns: numbers[2] as i64 },
             length: numbers[3],
             anchor,

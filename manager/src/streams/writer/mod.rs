@@ -20,6 +20,7 @@ use super::value::{KEY_PREFIX, decode};
 use kingpole_protocol::Sequence;
 use kingpole_protocol::record::Stream;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 /// The two clocks.
 #[derive(Debug, Clone, Copy)]
@@ -83,6 +84,8 @@ pub(super) struct SourceState {
 #[derive(Debug)]
 pub(super) struct ChildState {
     pub(super) pid: u32,
+    /// Empty until it is attached.
+    pub(super) name: Arc<str>,
     /// The record that comes next.
     pub(super) seen: Sequence,
     /// The record behind the last that the kernel was told about, and has answered.
@@ -119,6 +122,15 @@ impl ChildState {
             None => self.seen.max(position),
         }
     }
+}
+
+/// What a child's lines say about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Label {
+    /// Its Linux process id.
+    pub pid: u32,
+    /// What people call it.
+    pub name: Arc<str>,
 }
 
 /// A child that the kernel holds.
@@ -204,11 +216,12 @@ impl<F> Writer<F> {
         writer
     }
 
-    /// Output of this child goes to these sinks from now on. `pid` is what its lines say.
+    /// Output of this child goes to these sinks from now on. May be called again when that changes;
+    /// what is on its way goes where it was going.
     pub fn attach(
         &mut self,
         child: Child,
-        pid: u32,
+        label: Label,
         stdout: &SinkSpec,
         stderr: &SinkSpec,
         now: Now,
@@ -218,7 +231,11 @@ impl<F> Writer<F> {
             && !Source::both(child)
                 .iter()
                 .any(|source| self.remembered.contains_key(source));
+        let pid = label.pid;
         self.ensure_child(child, Some(pid));
+        if let Some(state) = self.children.get_mut(&child) {
+            state.name = label.name;
+        }
         for (stream, spec) in [(Stream::Stdout, stdout), (Stream::Stderr, stderr)] {
             let sink = self.sinks.entry(spec.target.clone());
             let sink = sink.or_insert_with(|| Sink::new(spec.target.clone()));
@@ -260,10 +277,16 @@ impl<F> Writer<F> {
             .all(|sink| sink.dirty_since_ns.is_none())
     }
 
-    /// Replaces what is configured for a sink, for every child that writes there.
+    /// Replaces what is configured for a sink, for every child that writes there, from the next
+    /// batch on.
     pub fn configure(&mut self, spec: &SinkSpec) {
-        if let Some(sink) = self.sinks.get_mut(&spec.target) {
+        if let Some(sink) = self
+            .sinks
+            .get_mut(&spec.target)
+            .filter(|sink| sink.spec.is_some())
+        {
             sink.spec = Some(spec.clone());
+            sink.rotation_retry = Default::default();
         }
     }
 
@@ -410,6 +433,7 @@ impl<F> Writer<F> {
         let acknowledged = baseline.map_or(Sequence(1), |base| base.sequence);
         let state = ChildState {
             pid,
+            name: "".into(),
             seen: from,
             acknowledged,
             baseline,

@@ -2,14 +2,17 @@
 
 use super::super::compose::{Batch, Bounds, Extent, Forced, Part, Stopped, Zone, compose};
 use super::super::disk::{Disk, FileKind, Keeper, Look, Step, Stop, Target};
-use super::super::format::Format;
+use super::super::format::{Format, Style};
 use super::super::judge::step;
 use super::super::position::Source;
-use super::super::rotate::{Backups, rotate};
-use super::super::sink::{Event, Open, Sink, State};
+use super::super::rotate::{rotate, rotate_to};
+use super::super::schedule::Schedule;
+use super::super::sink::{Event, Open, Rotation, Sink, State};
+use super::super::target::Nature;
 use super::super::value::{Intention, Move, hash};
 use super::{ChildState, Now, Turn, Writer};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// How far one sink came.
 enum Prepared {
@@ -138,9 +141,9 @@ impl<F> Writer<F> {
 
     /// How long an unfinished line may wait.
     fn patience(&self, target: &Target) -> u64 {
-        match target {
-            Target::Console | Target::ErrorConsole => self.limits.partial_console_ns,
-            Target::File(_) => self.limits.partial_ns,
+        match target.nature() {
+            Nature::Console => self.limits.partial_console_ns,
+            Nature::Path | Nature::Service => self.limits.partial_ns,
         }
     }
 
@@ -206,17 +209,19 @@ impl<F> Writer<F> {
             }
             FileKind::Passing => sink.set_checkpoint(look.id, 0, Vec::new()),
         };
-        let rotation = spec.rotation.filter(|rotation| {
-            look.kind == FileKind::Regular
-                && rotation.max_bytes > 0
-                && rotation.backups != Backups(0)
-                && sink.rotation_retry.at_ns <= now.monotonic_ns
+        let rotation = spec.rotation.filter(|_| {
+            look.kind == FileKind::Regular && sink.rotation_retry.at_ns <= now.monotonic_ns
         });
+        let schedule = match rotation {
+            Some(Rotation::Time(schedule)) => Some(schedule),
+            Some(Rotation::Size { .. } | Rotation::Empty { .. }) | None => None,
+        };
         let bounds = Bounds {
             batch_bytes: self.limits.batch_bytes,
             line_bytes: self.limits.line_bytes,
             file_bytes: sink.length,
-            max_bytes: rotation.map(|rotation| rotation.max_bytes),
+            max_bytes: rotation.and_then(|rotation| rotation.max_bytes()),
+            deadline_ns: schedule.map(|schedule| deadline(sink, &schedule, &look, zone)),
         };
         let parts = self.parts(&sink.target, held, now);
         let notices = &sink.notices[..sink.notices.len().min(usize::from(u16::MAX))];
@@ -230,19 +235,34 @@ impl<F> Writer<F> {
             &batch,
             &bounds,
             &format,
-            Some(zone),
+            Some(&mut *zone),
             &mut sink.bytes,
             &mut (),
         );
+        if let (Some(schedule), Some(begins_ns)) = (schedule, composed.begins_ns) {
+            let latest = begins_ns.max(now.wall_ns);
+            if sink
+                .deadline_ns
+                .is_some_and(|at| schedule.is_beyond(at, latest))
+            {
+                // The clock was ahead for a while, or the schedule was another one.
+                sink.deadline_ns = Some(schedule.next(latest, zone));
+                sink.bytes.clear();
+                return Ok(Ok(Prepared::Again));
+            }
+        }
+        let named = format.style == Style::Json;
         let moves: Vec<Move> = composed
             .moved
             .iter()
             .filter_map(|&(index, to, forced)| {
                 let part = batch.parts.get(index)?;
                 let (source, pid, from, gap) = (part.source, part.pid, part.from, part.gap);
+                let child = self.children.get(&source.child).filter(|_| named);
                 Some(Move {
                     source,
                     pid,
+                    name: child.map_or_else(|| "".into(), |child| Arc::clone(&child.name)),
                     from,
                     gap,
                     to,
@@ -256,8 +276,8 @@ impl<F> Writer<F> {
             .map(|part| (part.source, part.from.at))
             .collect();
         if composed.stopped == Stopped::RotateFirst {
-            let backups = rotation.map_or(Backups(0), |rotation| rotation.backups);
-            return self.rotate(sink, backups, disk, now);
+            let begins_ns = composed.begins_ns.unwrap_or(now.wall_ns);
+            return self.rotate(sink, rotation, begins_ns, disk, zone, now);
         }
         if composed.stopped == Stopped::Complete {
             self.note_pending(&waiting, &moves, now);
@@ -289,24 +309,47 @@ impl<F> Writer<F> {
         }))
     }
 
-    /// A rotation moves the file away that the kernel's value may still speak of: what was written
-    /// is told first.
-    fn rotate<D: Disk<File = F>>(
+    /// A rotation takes the file away that the kernel's value may still speak of: what was written
+    /// is told first. `begins_ns` is when the line was completed that may not go into the file.
+    fn rotate<D: Disk<File = F>, Z: Zone>(
         &mut self,
         sink: &mut Sink<F>,
-        backups: Backups,
+        rotation: Option<Rotation>,
+        begins_ns: u64,
         disk: &mut D,
+        zone: &mut Z,
         now: Now,
     ) -> Step<Prepared> {
         sink.bytes.clear();
+        let (Some(rotation), Target::File(path)) = (rotation, &sink.target) else {
+            return Ok(Ok(Prepared::Nothing));
+        };
+        if let (Rotation::Time(schedule), 0) = (&rotation, sink.length) {
+            // Nothing to move: it was moved by whoever was killed before this could be stored, or
+            // nothing was ever written.
+            sink.deadline_ns = Some(schedule.next(begins_ns, zone));
+            return Ok(Ok(Prepared::Again));
+        }
         if sink.dirty_since_ns.is_some() {
             return Ok(Ok(Prepared::CommitFirst));
         }
-        let Target::File(path) = &sink.target else {
-            return Ok(Ok(Prepared::Nothing));
+        let result = match rotation {
+            Rotation::Size { backups, .. } => {
+                sink.open = None;
+                rotate(disk, path, backups)?
+            }
+            Rotation::Empty { .. } => match &sink.open {
+                Some(opened) => disk.empty(&opened.file)?,
+                None => Ok(()),
+            },
+            Rotation::Time(schedule) => {
+                sink.open = None;
+                let deadline = sink.deadline_ns.unwrap_or(now.wall_ns.cast_signed());
+                let suffix = schedule.suffix(deadline, zone);
+                rotate_to(disk, path, &suffix, &schedule)?
+            }
         };
-        sink.open = None;
-        match rotate(disk, path, backups)? {
+        match result {
             Ok(()) => sink.rotation_retry = Default::default(),
             Err(trouble) => {
                 if !sink.rotation_retry.has_failed() {
@@ -395,11 +438,21 @@ fn part(source: Source, state: &ChildState, patience: u64, now: Now) -> Part<'_>
     Part {
         source,
         pid: state.pid,
+        name: &state.name,
         from: feed.position(),
         gap,
         chunks: &first.chunks,
         extent: Extent::Available(force),
     }
+}
+
+/// When a file is to be moved out of the way: as remembered; else by when it was last written; else
+/// at once, which makes its first line decide.
+fn deadline<F>(sink: &mut Sink<F>, schedule: &Schedule, look: &Look, zone: &mut impl Zone) -> i64 {
+    if sink.deadline_ns.is_none() && sink.length > 0 {
+        sink.deadline_ns = Some(schedule.next(look.mtime_ns, zone));
+    }
+    sink.deadline_ns.unwrap_or(0)
 }
 
 /// Makes sure that what is open is what has the name.

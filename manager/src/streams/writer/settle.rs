@@ -120,6 +120,7 @@ impl<F> Writer<F> {
             parts.push(Part {
                 source: step.source,
                 pid: step.pid,
+                name: &step.name,
                 from: step.from,
                 gap: step.gap,
                 chunks,
@@ -136,6 +137,7 @@ impl<F> Writer<F> {
             line_bytes: self.limits.line_bytes,
             file_bytes: 0,
             max_bytes: None,
+            deadline_ns: None,
         };
         let mut rebuilt = Rebuilt {
             bytes: Vec::new(),
@@ -313,9 +315,8 @@ impl<F> Writer<F> {
             let Some(target) = state.and_then(|state| state.route.clone()) else {
                 continue;
             };
-            let path = match &target {
-                Target::Console | Target::ErrorConsole => continue,
-                Target::File(path) => path.clone(),
+            let Target::File(path) = target.clone() else {
+                continue;
             };
             let notice = Notice {
                 kind: NoticeKind::MayRepeat(path),

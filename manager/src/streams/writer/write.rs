@@ -1,8 +1,9 @@
 //! Writing batches, and what follows from how it went.
 
-use super::super::disk::{Disk, Stop, Target, Trouble, TroubleKind};
+use super::super::disk::{Disk, FileId, Stop, Target, Trouble, TroubleKind};
 use super::super::position::{Position, Source};
-use super::super::sink::{Event, State};
+use super::super::sink::{Event, Open, State};
+use super::super::target::Nature;
 use super::super::value::Intention;
 use super::{Now, Writer};
 use std::collections::BTreeSet;
@@ -88,6 +89,23 @@ impl<F> Writer<F> {
         let Some(sink) = self.sinks.get_mut(target) else {
             return Ok(());
         };
+        let mut from = from;
+        if sink.open.is_none() {
+            match disk.open(target)? {
+                Ok(file) => {
+                    let id = FileId::default();
+                    sink.open = Some(Open { file, id });
+                    // Who takes over has not seen how the line began.
+                    let before = sink.bytes.get(..from).unwrap_or_default();
+                    from = memchr::memrchr(b'\n', before).map_or(0, |end| end + 1);
+                }
+                Err(trouble) => {
+                    sink.state = State::Passing(intention, from);
+                    self.fail(target, trouble, now);
+                    return Ok(());
+                }
+            }
+        }
         let rest = sink.bytes.get(from..).unwrap_or_default();
         let written = match &sink.open {
             Some(opened) => disk.write(&opened.file, rest)?,
@@ -104,17 +122,22 @@ impl<F> Writer<F> {
             }
             Err(trouble) => trouble,
         };
-        match (target, trouble.kind) {
+        match (target.nature(), trouble.kind) {
             (_, TroubleKind::Busy) => {
                 sink.state = State::Passing(intention, from);
                 sink.retry.at_ns = now.monotonic_ns.saturating_add(self.limits.commit_idle_ns);
             }
-            (Target::Console | Target::ErrorConsole, _) => {
+            (Nature::Console, _) => {
                 // Nobody reads it any more. Files must not wait for that.
                 self.events.push_back(Event::ConsoleLost(trouble));
                 self.complete(target, intention, now);
             }
-            (Target::File(_), _) => {
+            (Nature::Path, _) => {
+                sink.state = State::Passing(intention, from);
+                self.fail(target, trouble, now);
+            }
+            (Nature::Service, _) => {
+                sink.open = None;
                 sink.state = State::Passing(intention, from);
                 self.fail(target, trouble, now);
             }

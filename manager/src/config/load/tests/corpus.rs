@@ -11,7 +11,6 @@ fn the_reference_configurations_are_understood() {
             &[
                 "does not lead to any configuration",
                 "hooks.before_start is not supported yet",
-                "TimedRotatingFileStream is not supported yet",
                 "plugin \"statsd\"",
                 "plugin \"limits\"",
             ],
