@@ -18,6 +18,10 @@ pub const BACKOFF: Backoff = Backoff {
     reset_after: Duration::from_secs(10),
 };
 
+/// Default of `hook_timeout` (ours). Hooks of existing configurations wait up to a minute for
+/// something, so it has to be longer.
+pub const HOOK_TIMEOUT: Duration = Duration::from_secs(90);
+
 /// Default socket backlog.
 pub const BACKLOG: u32 = 2048;
 
@@ -112,6 +116,7 @@ impl WatcherConfig {
             buffer_bytes: BUFFER_BYTES,
             use_papa: false,
             hooks: BTreeMap::new(),
+            hook_timeout: HOOK_TIMEOUT,
             other: BTreeMap::new(),
             options: BTreeMap::new(),
         }

@@ -284,6 +284,7 @@ fn changed(old: &WatcherConfig, new: &WatcherConfig) -> Changed {
         buffer_bytes,
         use_papa,
         hooks,
+        hook_timeout,
         other,
         // What they mean is compared above.
         options: _,
@@ -363,6 +364,7 @@ fn changed(old: &WatcherConfig, new: &WatcherConfig) -> Changed {
         ("stderr_stream", *stderr_stream != new.stderr_stream),
         ("use_papa", *use_papa != new.use_papa),
         ("hooks", hook_changed),
+        ("hook_timeout", *hook_timeout != new.hook_timeout),
         ("options of no meaning here", *other != new.other),
     ]);
     Changed { process, settings }

@@ -407,12 +407,17 @@ pub const WATCHER: &[Key] = &[
         "the kernel's",
         "resource limit, soft and hard",
     ),
-    not_yet(
+    key(
         "hooks.*",
-        "`dotted.path[, bool]`",
+        "`dotted.path[, bool]` or `/command[, bool]`",
         "",
-        "function called at a step of the life cycle",
-        "it is not called",
+        "called at a step of the life cycle, see [hooks](hooks.md); true: failures are ignored",
+    ),
+    ours(
+        "hook_timeout",
+        "seconds (float)",
+        "90",
+        "how long each call of a hook may take",
     ),
     key(
         "use_papa",

@@ -16,6 +16,7 @@ mod document;
 pub mod endpoint;
 mod environments;
 mod global;
+mod hook;
 pub mod ini;
 mod interpret;
 pub mod keys;

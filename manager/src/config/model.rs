@@ -272,8 +272,11 @@ pub struct WatcherConfig {
     pub buffer_bytes: u64,
     /// Whether processes outlive `quit`, as those held by Papa did.
     pub use_papa: bool,
-    /// Hooks by name. Read, but not run yet.
+    /// Hooks by name.
     pub hooks: BTreeMap<String, HookConfig>,
+    /// How long each call of a hook may take (ours).
+    #[serde(serialize_with = "as_seconds")]
+    pub hook_timeout: Duration,
     /// Keys that only plugins or nobody knows, as written.
     pub other: BTreeMap<String, String>,
     /// Every key that was written, with variables replaced: what changes at run time are laid
@@ -440,6 +443,20 @@ pub struct HookConfig {
     pub ignore_failure: bool,
     /// Place of the key.
     pub origin: Location,
+}
+
+/// What a hook is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HookTarget {
+    /// A function in a module, called by the Python host.
+    Python {
+        /// Its module.
+        module: String,
+        /// Its name in there, which may have dots.
+        function: String,
+    },
+    /// A program and its arguments.
+    Command(Vec<String>),
 }
 
 /// A limited resource (setrlimit(2)).

@@ -7,12 +7,12 @@ use std::time::Duration;
 use super::coerce;
 use super::defaults;
 use super::document::{Section, Source};
+use super::hook;
 use super::ini::quoted;
 use super::keys;
 use super::limits;
 use super::model::{
-    Backoff, EnvironmentBase, HookConfig, LimitValue, Resource, RetryLimit, SignalNumber,
-    WatcherConfig,
+    Backoff, EnvironmentBase, LimitValue, Resource, RetryLimit, SignalNumber, WatcherConfig,
 };
 use super::section::{Findings, Reader};
 use super::stream::{self, Output};
@@ -111,7 +111,8 @@ pub(super) fn read(
             .and_then(|bytes| u64::try_from(bytes).ok())
             .unwrap_or(defaults::BUFFER_BYTES),
         use_papa: reader.boolean("use_papa", false),
-        hooks: hooks(&mut reader),
+        hooks: hook::read(&mut reader),
+        hook_timeout: reader.seconds("hook_timeout", base.hook_timeout),
         ..base
     };
     check(&watcher, &mut reader);
@@ -286,58 +287,4 @@ fn rlimits(reader: &mut Reader<'_>) -> BTreeMap<Resource, LimitValue> {
         }
     }
     limits
-}
-
-/// Hooks that Circus calls.
-const HOOKS: [&str; 11] = [
-    "before_start",
-    "after_start",
-    "before_spawn",
-    "after_spawn",
-    "before_stop",
-    "after_stop",
-    "before_signal",
-    "after_signal",
-    "before_reap",
-    "after_reap",
-    "extended_stats",
-];
-
-fn hooks(reader: &mut Reader<'_>) -> BTreeMap<String, HookConfig> {
-    let mut hooks = BTreeMap::new();
-    for (name, written) in reader.with_prefix("hooks.") {
-        if !HOOKS.contains(&name) {
-            let problem = match suggest::nearest(name, HOOKS) {
-                Some(meant) => format!("is never called; did you mean hooks.{meant}?"),
-                None => "is never called: there is no such hook".to_owned(),
-            };
-            reader.warn(written.entry, &problem);
-        }
-        let (target, flag) = match written.value.split_once(',') {
-            Some((target, flag)) => (target, Some(flag)),
-            None => (written.value.as_str(), None),
-        };
-        let ignore_failure = match flag.map(coerce::boolean) {
-            None => false,
-            Some(Some(flag)) => flag,
-            Some(None) => {
-                reader.error(written.entry, "has neither yes nor no behind the comma");
-                false
-            }
-        };
-        let target = target.trim().to_owned();
-        if target.is_empty() {
-            reader.error(written.entry, "names no function");
-        }
-        let origin = written.entry.key_location.clone();
-        hooks.insert(
-            name.to_owned(),
-            HookConfig {
-                target,
-                ignore_failure,
-                origin,
-            },
-        );
-    }
-    hooks
 }

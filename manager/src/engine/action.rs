@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::ids::{CommandId, Moment, Pid, ProcessId, Ticket, WatcherKey, WorkerId, WriteId};
+use super::hook::HookRequest;
+use super::ids::{
+    CommandId, HookId, Moment, Pid, ProcessId, Ticket, WatcherKey, WorkerId, WriteId,
+};
 use crate::command::Response;
 use crate::config::model::{Configuration, SignalNumber};
 
@@ -65,6 +68,13 @@ pub enum Action {
     ReadConfiguration {
         /// Returned with the answer.
         command: CommandId,
+    },
+    /// Call a hook; answered by `HookAnswered`. Needs no kernel.
+    CallHook(HookRequest),
+    /// The answer of this hook is not wanted any more; what runs for it may be ended.
+    CancelHook {
+        /// Which.
+        hook: HookId,
     },
     /// Answer a command. What it promises is remembered by the kernel already.
     Reply {

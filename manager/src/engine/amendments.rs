@@ -122,6 +122,14 @@ impl Watcher {
         self.uses = SocketUse::of(&config, configuration);
         let age = |config: &WatcherConfig| (config.max_age, config.max_age_variance);
         let other_age = age(&config) != age(&self.config);
+        let stopped = matches!(
+            self.memory().run,
+            Some(Run::Stopped(StopReason::GaveUp { .. }))
+        );
+        if stopped && config.hooks != self.config.hooks {
+            // It may have been a hook that did not let it run.
+            self.memory_mut().run = Some(Run::Running);
+        }
         self.config = config;
         if other_age {
             let (age, variance) = age(&self.config);
@@ -542,18 +550,15 @@ impl Engine {
         }
         let method = ReloadMethod::Terminate;
         for (key, watcher) in &mut self.watchers {
-            let busy = watcher
-                .memory()
-                .current
-                .iter()
-                .chain(&watcher.memory().queue);
             let replaces = |operation: &Operation| {
                 matches!(
                     operation,
                     Operation::Refresh { .. } | Operation::Replace { .. }
                 )
             };
-            if !watcher.wanted() || busy.into_iter().any(replaces) {
+            // Not the one that is being done: its new processes may be of the old options too.
+            let to_come = watcher.memory().queue.iter().any(replaces);
+            if !watcher.wanted() || to_come {
                 continue;
             }
             let other = watcher.children.values().any(|child| {

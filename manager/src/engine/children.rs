@@ -19,8 +19,8 @@ pub(super) struct Children {
 impl Children {
     pub(super) fn insert(&mut self, id: ProcessId, child: Child) {
         self.remove(id);
-        let stop = child.stop.map(|stop| stop.force_at);
-        self.stopping += usize::from(stop.is_some());
+        let stop = child.stop.and_then(|stop| stop.force_at);
+        self.stopping += usize::from(child.stop.is_some());
         self.timers.extend(
             [stop, child.expires]
                 .into_iter()
@@ -32,8 +32,8 @@ impl Children {
 
     pub(super) fn remove(&mut self, id: ProcessId) -> Option<Child> {
         let child = self.all.remove(&id)?;
-        let stop = child.stop.map(|stop| stop.force_at);
-        self.stopping -= usize::from(stop.is_some());
+        let stop = child.stop.and_then(|stop| stop.force_at);
+        self.stopping -= usize::from(child.stop.is_some());
         for at in [stop, child.expires].into_iter().flatten() {
             self.timers.remove(&(at, id));
         }
@@ -47,11 +47,13 @@ impl Children {
         };
         match child.stop.replace(stop) {
             Some(before) => {
-                self.timers.remove(&(before.force_at, id));
+                if let Some(at) = before.force_at {
+                    self.timers.remove(&(at, id));
+                }
             }
             None => self.stopping += 1,
         }
-        self.timers.insert((stop.force_at, id));
+        self.timers.extend(stop.force_at.map(|at| (at, id)));
     }
 
     /// Notes when each one is too old.
@@ -59,7 +61,7 @@ impl Children {
         for (id, child) in &mut self.all {
             let at = expires(child);
             if let Some(before) = std::mem::replace(&mut child.expires, at) {
-                let stop = child.stop.map(|stop| stop.force_at);
+                let stop = child.stop.and_then(|stop| stop.force_at);
                 if stop != Some(before) {
                     self.timers.remove(&(before, *id));
                 }
@@ -174,7 +176,7 @@ mod tests {
 
     fn stop(at: u64) -> Stop {
         Stop {
-            force_at: Moment(at),
+            force_at: Some(Moment(at)),
             force: Force::NotYet,
         }
     }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use super::action::Action;
 use super::amendments::plan_answer;
 use super::context::changed;
 use super::ids::{CommandId, ProcessId, WatcherKey};
@@ -342,11 +341,8 @@ impl Engine {
             };
             pids.extend(watcher.children.get(process).map(|child| child.pid));
             let signal = SignalNumber(request.signal);
-            self.cx.push(Action::Signal {
-                process,
-                signal,
-                target: request.target,
-            });
+            watcher.signal_by_command(&mut self.cx, process, signal, request.target);
+            self.dirty.insert(key);
         }
         Ok(Answer::Signaled { pids })
     }

@@ -10,7 +10,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::action::{Action, Event, EventAction, Level};
-use super::ids::{CommandId, Epoch, Generation, Moment, Ticket, WatcherKey, WorkerId, WriteId};
+use super::ids::{
+    CommandId, Epoch, Generation, HookId, Moment, Ticket, WatcherKey, WorkerId, WriteId,
+};
 use super::random::Random;
 use super::sockets::Sockets;
 use crate::command::{Answer, Refusal, RefusalKind, Response, WatcherOutcome};
@@ -58,11 +60,17 @@ pub(super) enum Fault {
     ForgetRemovals,
     /// Processes that were started from other options are kept by the next manager.
     KeepOutdated,
+    /// `before_spawn` is not asked.
+    SpawnWithoutAsking,
+    /// It is not remembered that `after_spawn` is due.
+    ForgetProofs,
+    /// A hook may take as long as it likes.
+    WaitForHooksForEver,
 }
 
 #[cfg(test)]
 impl Fault {
-    pub(super) const ALL: [Self; 11] = [
+    pub(super) const ALL: [Self; 14] = [
         Self::RememberTooLate,
         Self::PromiseTooEarly,
         Self::CountEndsTwice,
@@ -74,6 +82,9 @@ impl Fault {
         Self::ForgetOptions,
         Self::ForgetRemovals,
         Self::KeepOutdated,
+        Self::SpawnWithoutAsking,
+        Self::ForgetProofs,
+        Self::WaitForHooksForEver,
     ];
 }
 
@@ -95,6 +106,9 @@ pub(super) struct Context {
     pub(super) finished: Vec<(CommandId, WatcherOutcome)>,
     outbox: VecDeque<Action>,
     last_ticket: u64,
+    last_hook: u64,
+    /// Hooks that are being called, and whose they are.
+    hooks: BTreeMap<HookId, WatcherKey>,
     last_write: u64,
     outstanding: BTreeMap<WriteId, WatcherKey>,
     promises: VecDeque<Promise>,
@@ -123,6 +137,8 @@ impl Context {
             finished: Vec::new(),
             outbox: VecDeque::new(),
             last_ticket: 0,
+            last_hook: 0,
+            hooks: BTreeMap::new(),
             last_write: 0,
             outstanding: BTreeMap::new(),
             promises: VecDeque::new(),
@@ -177,6 +193,26 @@ impl Context {
     pub(super) const fn next_ticket(&mut self) -> Ticket {
         self.last_ticket += 1;
         Ticket(self.last_ticket)
+    }
+
+    /// A number for a call of a hook.
+    pub(super) fn next_hook(&mut self, watcher: &WatcherKey) -> HookId {
+        self.last_hook += 1;
+        let hook = HookId(self.last_hook);
+        self.hooks.insert(hook, watcher.clone());
+        hook
+    }
+
+    /// A hook answered; whose it was, unless it was cancelled.
+    pub(super) fn hook_answered(&mut self, hook: HookId) -> Option<WatcherKey> {
+        self.hooks.remove(&hook)
+    }
+
+    /// The answer of a hook is not wanted any more.
+    pub(super) fn cancel_hook(&mut self, hook: HookId) {
+        if self.hooks.remove(&hook).is_some() {
+            self.push(Action::CancelHook { hook });
+        }
     }
 
     /// Asks the kernel to remember something about a watcher.
@@ -277,6 +313,8 @@ impl Context {
             | Action::SetValue { .. } => false,
             Action::Configure(_)
             | Action::ReadConfiguration { .. }
+            | Action::CallHook(_)
+            | Action::CancelHook { .. }
             | Action::Reply { .. }
             | Action::Publish(_)
             | Action::Log { .. }

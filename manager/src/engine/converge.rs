@@ -7,13 +7,14 @@ use super::action::{Action, Level, SpawnRequest};
 use super::context::Context;
 #[cfg(test)]
 use super::context::Fault;
+use super::hooks::{Gate, Repeated};
 use super::ids::{Moment, Pid, ProcessId, Ticket, WorkerId};
 use super::input::SpawnErrorKind;
 use super::labels::Identity;
-use super::remember::{Run, StopReason};
+use super::remember::{Rollout, Run, StopReason};
 use super::watcher::{Stage, Standing, Turn, Watcher};
-use super::worker::{Child, Drained, Spawning};
-use crate::command::Stopping;
+use super::worker::{Child, Drained, Request, Spawning};
+use crate::command::{ReloadMethod, Stopping};
 use crate::config::model::{Backoff, RetryLimit};
 
 /// Whether spawns keep the distance that `warmup_delay` asks for.
@@ -32,7 +33,11 @@ impl Watcher {
             self.wind_down(cx);
             return;
         }
-        if self.turn == Turn::Waiting {
+        let restarting = |rollout: Rollout| rollout.method == ReloadMethod::Terminate;
+        if !self.memory().rollout.is_some_and(restarting) {
+            self.forget_stop();
+        }
+        if self.turn == Turn::Waiting || self.start_gate(cx) == Gate::Closed {
             return;
         }
         match self.memory().rollout {
@@ -63,7 +68,9 @@ impl Watcher {
 
     fn wind_down(&mut self, cx: &mut Context) {
         self.memory_mut().rollout = None;
-        if self.standing != Standing::Removed(Stopping::Leave) {
+        self.abandon_start(cx);
+        let leaves_them = self.standing == Standing::Removed(Stopping::Leave);
+        if !leaves_them && self.stop_gate() == Gate::Open {
             self.stop_oldest(cx, usize::MAX, ProcessId(u64::MAX));
         }
         if self.empty() {
@@ -98,11 +105,7 @@ impl Watcher {
                         self.config.name
                     ),
                 );
-                let configuration = self.fingerprint.clone();
-                self.set_run(Run::Stopped(StopReason::GaveUp {
-                    error,
-                    configuration,
-                }));
+                self.give_up(error);
                 self.wind_down(cx);
             }
             RetryLimit::Attempts(_) | RetryLimit::Forever => {
@@ -155,25 +158,47 @@ impl Watcher {
     }
 
     fn spawn(&mut self, cx: &mut Context, worker: WorkerId) {
-        let spawning = match self.unanswered.remove(&worker) {
-            Some(lost) => Spawning {
-                ticket: cx.next_ticket(),
-                configuration: self.fingerprint.clone(),
-                program: self.program.clone(),
-                ..lost
-            },
+        let (spawning, repeated) = match self.unanswered.remove(&worker) {
+            Some(lost) => {
+                let spawning = Spawning {
+                    ticket: cx.next_ticket(),
+                    configuration: self.fingerprint.clone(),
+                    program: self.program.clone(),
+                    ..lost
+                };
+                (spawning, Repeated::Yes)
+            }
             None => {
                 let (ticket, key) = cx.next_spawn();
                 let restarts = self.replaced.remove(&worker).unwrap_or(0);
-                Spawning {
+                let request = Request::AwaitsHook;
+                let spawning = Spawning {
                     ticket,
                     key,
                     restarts,
                     configuration: self.fingerprint.clone(),
                     program: self.program.clone(),
-                }
+                    request,
+                };
+                (spawning, Repeated::No)
             }
         };
+        self.spawning.insert(worker, spawning);
+        if self.needs_permission(cx, repeated) {
+            self.ask_for_permission(worker);
+        } else {
+            self.send_spawn(cx, worker);
+        }
+    }
+
+    /// Asks the kernel for a process that nothing holds back any more.
+    pub(super) fn send_spawn(&mut self, cx: &mut Context, worker: WorkerId) {
+        let Some(spawning) = self.spawning.get_mut(&worker) else {
+            return;
+        };
+        spawning.request = Request::Sent;
+        let spawning = spawning.clone();
+        self.note_unproven(worker);
         let identity = self.identity(worker, &spawning);
         let request = SpawnRequest {
             ticket: spawning.ticket,
@@ -185,7 +210,6 @@ impl Watcher {
         };
         cx.flights
             .insert(spawning.ticket, (self.key.clone(), worker));
-        self.spawning.insert(worker, spawning);
         self.act(cx, Action::Spawn(request));
     }
 
@@ -228,7 +252,7 @@ impl Watcher {
         if let Some(current) = &mut self.current {
             current.started.push(pid);
         }
-        self.announce(cx, process);
+        self.announce_new(cx, process);
     }
 
     /// Takes a live process into the books.

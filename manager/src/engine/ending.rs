@@ -194,7 +194,9 @@ impl Engine {
     fn stopped(&self) -> bool {
         let mut going = self.watchers.values().filter(|watcher| goes(watcher));
         going.all(|watcher| {
-            watcher.empty() && watcher.state() == crate::command::WatcherState::Stopped
+            watcher.empty()
+                && watcher.state() == crate::command::WatcherState::Stopped
+                && watcher.hooks.idle()
         })
     }
 
@@ -267,6 +269,7 @@ impl Engine {
         for watcher in self.watchers.values_mut() {
             watcher.release_waiters(&mut self.cx, next);
         }
+        self.tell_of_unfinished_hooks();
         self.collect_outcomes();
         if self.cx.connected() {
             self.cx.release_promises();
@@ -287,6 +290,20 @@ impl Engine {
         }
         self.ending.how = How::Over;
         self.cx.push(Action::Finished(outcome));
+    }
+
+    fn tell_of_unfinished_hooks(&mut self) {
+        for watcher in self.watchers.values().filter(|it| !it.hooks.idle()) {
+            let hook = watcher.hooks.running().unwrap_or("others");
+            self.cx.log(
+                Level::Warning,
+                format!(
+                    "watcher {:?}: the manager leaves while hooks are called ({hook}); what waits \
+                     for their answer is asked again by the next manager, the others are not",
+                    watcher.config.name
+                ),
+            );
+        }
     }
 
     /// Another manager has the lease.

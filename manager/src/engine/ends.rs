@@ -9,6 +9,7 @@ use super::action::{Action, EventAction, Level, OutputSource};
 use super::context::Context;
 #[cfg(test)]
 use super::context::Fault;
+use super::hook::{HookName, HookSubject};
 use super::ids::{Pid, ProcessId, WorkerId};
 use super::input::{EndCause, ProcessEnd};
 use super::labels::Identity;
@@ -111,7 +112,12 @@ impl Watcher {
         }
         let exit_code = end.cause.exit_code();
         self.flush(cx);
-        self.publish(cx, end.at, EventAction::Reap { pid, exit_code });
+        self.announce_late(cx, process);
+        let at = end.at;
+        let subject = HookSubject::End { pid, at, exit_code };
+        self.notice(HookName::BeforeReap, subject);
+        self.publish(cx, at, EventAction::Reap { pid, exit_code });
+        self.notice(HookName::AfterReap, subject);
     }
 
     fn spend(&mut self) {

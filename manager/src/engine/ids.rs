@@ -98,6 +98,11 @@ number! {
     CommandId(u64)
 }
 
+number! {
+    /// Recognises the answer of one hook. Valid for one life of the engine.
+    HookId(u64)
+}
+
 /// Key under which a watcher is known: its name in lower case.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use super::ids::{CommandId, Epoch, Generation, Moment, Pid, ProcessId, Ticket, WriteId};
+use super::hook::HookAnswer;
+use super::ids::{CommandId, Epoch, Generation, HookId, Moment, Pid, ProcessId, Ticket, WriteId};
 use crate::command::Command;
 use crate::config::model::Configuration;
 
@@ -89,6 +90,13 @@ pub enum Input {
     ActionFailed {
         /// What could not be done and why, for people.
         error: String,
+    },
+    /// A hook answered, or failed to. Not told for one that was cancelled.
+    HookAnswered {
+        /// Of the [`HookRequest`](super::HookRequest).
+        hook: HookId,
+        /// What it said.
+        answer: HookAnswer,
     },
     /// Somebody asked for something. There will be exactly one
     /// [`Action::Reply`](super::Action::Reply).

@@ -25,6 +25,10 @@ pub const KILL_AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// `check_delay` is.
 pub const CLEAN_EXIT_WAIT_MIN: Duration = Duration::from_secs(1);
 
+/// Notices to hooks (`after_stop`, `after_signal` and the like) that may wait for one watcher. A
+/// watcher of a hundred processes that are stopped together makes some hundred.
+pub const NOTICES_WAITING_MAX: usize = 1024;
+
 /// A value that the kernel refused is offered again after this long.
 pub const VALUE_RETRY: Duration = Duration::from_secs(10);
 

@@ -7,7 +7,10 @@ use super::action::{Action, Level};
 use super::commands::Pending;
 use super::context::{Context, Link};
 use super::ending::Ending;
-use super::ids::{CommandId, Moment, Pid, ProcessId, Ticket, WatcherKey, WorkerId, WriteId};
+use super::hook::HookAnswer;
+use super::ids::{
+    CommandId, HookId, Moment, Pid, ProcessId, Ticket, WatcherKey, WorkerId, WriteId,
+};
 use super::input::{Input, ProcessEnd, SpawnErrorKind};
 use super::limits::VALUE_RETRY;
 use super::remember;
@@ -148,6 +151,7 @@ impl Engine {
             }
             Input::ValueRefused { write, error } => self.handle_value_refused(write, &error),
             Input::ActionFailed { error } => self.cx.log(Level::Error, error),
+            Input::HookAnswered { hook, answer } => self.handle_hook_answered(hook, answer),
             Input::CommandReceived { command, request } => self.handle_command(command, &request),
             Input::ConfigurationRead { command, result } => self.handle_read(command, result),
             Input::ConfigurationChanged(configuration) => {
@@ -273,7 +277,7 @@ impl Engine {
             .values()
             .filter(|watcher| {
                 let unknown = watcher.standing.is_over() && watcher.base.is_none();
-                unknown && watcher.empty() && watcher.ended.is_empty()
+                unknown && watcher.empty() && watcher.ended.is_empty() && watcher.hooks.idle()
             })
             .map(|watcher| watcher.key.clone())
             .collect();
@@ -311,6 +315,7 @@ impl Engine {
         self.cx.disconnect();
         self.early_ends.clear();
         for watcher in self.watchers.values_mut() {
+            watcher.drop_decisions(&mut self.cx);
             let lost = std::mem::take(&mut watcher.spawning);
             watcher.unanswered.extend(lost);
             watcher.wake = None;
@@ -354,6 +359,16 @@ impl Engine {
         }
         self.touch(&key);
         self.drop_early_ends();
+    }
+
+    fn handle_hook_answered(&mut self, hook: HookId, answer: HookAnswer) {
+        let Some(key) = self.cx.hook_answered(hook) else {
+            return;
+        };
+        if let Some(watcher) = self.watchers.get_mut(&key) {
+            watcher.handle_hook_answer(&mut self.cx, hook, answer);
+        }
+        self.touch(&key);
     }
 
     fn take_flight(&mut self, ticket: Ticket) -> Option<(WatcherKey, WorkerId)> {

@@ -15,6 +15,8 @@ mod converge;
 mod ending;
 mod ends;
 mod fingerprint;
+pub mod hook;
+mod hooks;
 pub mod ids;
 pub mod input;
 pub mod labels;
@@ -42,8 +44,10 @@ mod worker;
 pub use action::{
     Action, Event, EventAction, Level, Outcome, OutputSource, SignalTarget, SpawnRequest, res_name,
 };
+pub use hook::{HookAnswer, HookName, HookProcess, HookRequest, HookSubject};
 pub use ids::{
-    CommandId, Epoch, Generation, Moment, Pid, ProcessId, Ticket, WatcherKey, WorkerId, WriteId,
+    CommandId, Epoch, Generation, HookId, Moment, Pid, ProcessId, Ticket, WatcherKey, WorkerId,
+    WriteId,
 };
 pub use input::{EndCause, HeldProcess, Input, KernelFacts, ProcessEnd, SpawnErrorKind};
 pub use manager::{Engine, Settings};

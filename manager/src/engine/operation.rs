@@ -91,6 +91,8 @@ pub(super) struct Current {
     pub(super) kept: Vec<Pid>,
     /// Failed spawns and early ends since it began.
     pub(super) troubles: u32,
+    /// Why it was undone.
+    pub(super) undone: Option<String>,
 }
 
 impl Watcher {
@@ -267,8 +269,17 @@ impl Watcher {
 
     fn verdict(&self, cx: &Context) -> Option<(WatcherResult, Option<String>)> {
         let done = Some((WatcherResult::Done, None));
+        if let Some(why) = self.current.as_ref().and_then(|it| it.undone.clone()) {
+            return Some((WatcherResult::Failed, Some(why)));
+        }
         match self.memory().current.as_ref()? {
-            Operation::Stop | Operation::Remove => self.empty().then_some(()).and(done),
+            Operation::Stop | Operation::Remove if self.wanted() => {
+                let reason = "the configuration was changed, and says to run it";
+                Some((WatcherResult::Superseded, Some(reason.to_owned())))
+            }
+            Operation::Stop | Operation::Remove => (self.empty() && !self.stop_hooks_are_due())
+                .then_some(())
+                .and(done),
             Operation::Kill { targets, how: _ } => {
                 let gone = targets
                     .iter()

@@ -183,6 +183,7 @@ impl Watcher {
         match fault {
             Fault::ForgetOptions => self.memory_mut().options.clear(),
             Fault::ForgetRemovals => self.memory_mut().removed = None,
+            Fault::ForgetProofs => self.memory_mut().unproven.clear(),
             _ => {}
         }
     }

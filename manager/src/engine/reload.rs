@@ -3,11 +3,13 @@
 //! A replacement is remembered as the number of the newest process that has to go. Whatever is
 //! alive and not newer is old; the rest follows from that, also after a crash in the middle.
 
-use super::action::{Action, EventAction, SignalTarget};
+use super::action::{Action, EventAction, Level, SignalTarget};
 use super::context::Context;
 use super::converge::Pace;
+use super::hook::{HookName, HookSubject};
+use super::hooks::Gate;
 use super::ids::ProcessId;
-use super::remember::{Rollout, Run};
+use super::remember::{Rollout, Run, StopCause, StopRecord};
 use super::watcher::{Stage, Watcher};
 use crate::command::ReloadMethod;
 use crate::config::model::SignalNumber;
@@ -90,13 +92,16 @@ impl Watcher {
             ReloadMethod::Sequential if old == 0 => {
                 // The last successor may still be on its way.
                 self.keep(cx);
-                if self.spawning.is_empty() && self.children.settled() >= self.target() {
+                let proven = self.memory().unproven.is_empty();
+                let there = self.spawning.is_empty() && self.children.settled() >= self.target();
+                if there && proven {
                     self.finish_rollout(cx, rollout.method);
                 }
             }
             ReloadMethod::Terminate | ReloadMethod::Graceful if old == 0 => {
                 self.finish_rollout(cx, rollout.method);
             }
+            ReloadMethod::Terminate if self.stop_gate() == Gate::Closed => {}
             ReloadMethod::Terminate => self.stop_oldest(cx, usize::MAX, rollout.through),
             ReloadMethod::Graceful => self.roll_gracefully(cx, rollout, old),
             ReloadMethod::Sequential => self.roll_sequentially(cx, rollout),
@@ -109,8 +114,15 @@ impl Watcher {
             ReloadMethod::Terminate => {
                 if self.empty() {
                     self.publish(cx, cx.now, EventAction::Stop);
+                    self.notice(HookName::AfterStop, HookSubject::Watcher);
+                    self.stage = Stage::Down;
+                } else {
+                    self.stage = Stage::Rising;
                 }
-                self.stage = Stage::Rising;
+                self.forget_stop();
+                if self.start_gate(cx) == Gate::Closed {
+                    return;
+                }
             }
             ReloadMethod::Graceful | ReloadMethod::Sequential => {
                 self.publish(cx, cx.now, EventAction::Reload);
@@ -121,6 +133,10 @@ impl Watcher {
 
     /// New ones first, all at once; the old ones go when every new one is there.
     fn roll_gracefully(&mut self, cx: &mut Context, rollout: Rollout, old: usize) {
+        if self.has_undo() {
+            self.undo_rollout(cx, rollout);
+            return;
+        }
         let target = self.target();
         let fresh = self.children.len() - old + self.spawning.len();
         if fresh < target {
@@ -129,11 +145,36 @@ impl Watcher {
         let there = self
             .children
             .after(rollout.through)
-            .filter(|child| !child.stopping())
+            .filter(|child| !child.stopping() && self.proven(child))
             .count();
         if there >= target {
             self.stop_oldest(cx, usize::MAX, rollout.through);
         }
+    }
+
+    /// A hook refused a new process: the new ones go, the old ones stay as they are.
+    fn undo_rollout(&mut self, cx: &mut Context, rollout: Rollout) {
+        let Some(why) = self.take_undo() else {
+            return;
+        };
+        cx.log(
+            Level::Error,
+            format!(
+                "watcher {:?}: the reload is undone, the processes from before it run on: {why}",
+                self.config.name
+            ),
+        );
+        let fresh: Vec<ProcessId> = self
+            .children
+            .iter()
+            .map(|(process, _)| process)
+            .filter(|process| *process > rollout.through)
+            .collect();
+        self.memory_mut().rollout = None;
+        if let Some(current) = &mut self.current {
+            current.undone = Some(format!("{why}; the processes from before run on"));
+        }
+        self.stop_processes(cx, &fresh, StopRecord::plain(StopCause::Unwanted));
     }
 
     /// One old process at a time; the next one goes when its predecessor's successor is there and
@@ -146,6 +187,7 @@ impl Watcher {
         }
         let all_there = live >= target
             && self.spawning.is_empty()
+            && self.memory().unproven.is_empty()
             && self.next_spawn_at <= cx.now
             && self.children.stopping() == 0;
         if all_there {

@@ -63,6 +63,12 @@ pub(super) struct Memory {
     /// Ended processes whose end has had its effect here, but may be held by the kernel still.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub(super) accounted: BTreeSet<ProcessId>,
+    /// A start is under way that `before_start` has allowed and `after_start` has not seen.
+    #[serde(skip_serializing_if = "is_false")]
+    pub(super) admitted: bool,
+    /// Worker ids whose processes `after_spawn` has not answered for.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub(super) unproven: BTreeSet<WorkerId>,
     /// How many processes ended by themselves and were replaced.
     #[serde(skip_serializing_if = "is_zero_u64")]
     pub(super) restarts: u64,
@@ -94,6 +100,14 @@ const fn is_zero(number: &u32) -> bool {
 )]
 const fn is_zero_u64(number: &u64) -> bool {
     *number == 0
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature serde asks for"
+)]
+const fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 impl Memory {
@@ -290,6 +304,8 @@ mod tests {
             stopping_through: Some(ProcessId(2)),
             stopping: [(ProcessId(4), StopRecord::plain(StopCause::Aged))].into(),
             accounted: [ProcessId(3)].into(),
+            admitted: false,
+            unproven: BTreeSet::new(),
             restarts: 12,
             options: BTreeMap::new(),
             added: None,

@@ -107,7 +107,8 @@ fn is_starting(watcher: &Watcher, cx: &Context) -> bool {
     let held_back = match cx.sockets.obstacle(&watcher.uses) {
         Some(Obstacle::Failed(_)) => true,
         Some(Obstacle::Pending(_)) => false,
-        None => watcher.waits_for(cx).is_some(),
+        // A slow hook of one watcher holds back nobody else.
+        None => watcher.hooks.hold_back_start() || watcher.waits_for(cx).is_some(),
     };
     begun && on_the_way && !held_back
 }

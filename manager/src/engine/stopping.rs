@@ -8,6 +8,7 @@ use super::action::{Action, EventAction, Level, SignalTarget};
 use super::context::Context;
 #[cfg(test)]
 use super::context::Fault;
+use super::hooks::Gate;
 use super::ids::{Moment, ProcessId};
 use super::limits::KILL_AGAIN_AFTER;
 use super::remember::{StopCause, StopRecord};
@@ -70,28 +71,37 @@ impl Watcher {
 
     /// Asks; what is asked is in the memory already.
     fn begin_stop(&mut self, cx: &mut Context, process: ProcessId, how: StopRecord) {
+        let asked = Stop {
+            force_at: None,
+            force: Force::NotYet,
+        };
+        self.children.set_stop(process, asked);
+        if self.ask_to_stop(cx, process, how) == Gate::Open {
+            self.begin_patience(cx, process, how);
+        }
+    }
+
+    /// From now on it has its time to stop.
+    pub(super) fn begin_patience(&mut self, cx: &mut Context, process: ProcessId, how: StopRecord) {
         let patience = how.graceful_timeout_ms.map_or(
             self.config.graceful_timeout,
             std::time::Duration::from_millis,
         );
         let force_at = cx.now + patience;
-        self.children.set_stop(
-            process,
-            Stop {
-                force_at,
-                force: Force::NotYet,
-            },
-        );
-        self.ask_to_stop(cx, process, how);
+        let asked = Stop {
+            force_at: Some(force_at),
+            force: Force::NotYet,
+        };
+        self.children.set_stop(process, asked);
         if force_at <= cx.now {
             self.force(cx, process);
         }
     }
 
-    /// Sends the signal that asks.
-    fn ask_to_stop(&mut self, cx: &mut Context, process: ProcessId, how: StopRecord) {
+    /// Sends the signal that asks, unless a hook is asked before.
+    fn ask_to_stop(&mut self, cx: &mut Context, process: ProcessId, how: StopRecord) -> Gate {
         let Some(pid) = self.children.get(process).map(|child| child.pid) else {
-            return;
+            return Gate::Open;
         };
         let signal = how.signal.map_or(self.config.stop_signal, SignalNumber);
         let target = if self.config.stop_children {
@@ -99,6 +109,10 @@ impl Watcher {
         } else {
             SignalTarget::Process
         };
+        if self.asks_before_signal(signal) {
+            self.ask_before_stop_signal(process, signal, target);
+            return Gate::Closed;
+        }
         self.act(
             cx,
             Action::Signal {
@@ -108,6 +122,8 @@ impl Watcher {
             },
         );
         self.publish(cx, cx.now, EventAction::Kill { pid });
+        self.notice_signal(process, signal);
+        Gate::Open
     }
 
     /// Sees to the processes whose time has come: kills what was asked to stop and did not, stops
@@ -119,7 +135,9 @@ impl Watcher {
             };
             let expired = child.expires.is_some_and(|at| at <= cx.now);
             match child.stop {
-                Some(stop) if stop.force_at <= cx.now => self.force(cx, process),
+                Some(stop) if stop.force_at.is_some_and(|at| at <= cx.now) => {
+                    self.force(cx, process);
+                }
                 None if expired && self.wanted() => {
                     self.stop_process(cx, process, StopRecord::plain(StopCause::Aged));
                 }
@@ -133,7 +151,8 @@ impl Watcher {
             return;
         };
         let pid = child.pid;
-        if child.stop.is_some_and(|stop| stop.force == Force::Used) {
+        let repeated = child.stop.is_some_and(|stop| stop.force == Force::Used);
+        if repeated {
             cx.log(
                 Level::Warning,
                 format!(
@@ -143,7 +162,7 @@ impl Watcher {
                 ),
             );
         }
-        let force_at = cx.now + KILL_AGAIN_AFTER;
+        let force_at = Some(cx.now + KILL_AGAIN_AFTER);
         self.children.set_stop(
             process,
             Stop {
@@ -165,6 +184,9 @@ impl Watcher {
             },
         );
         self.publish(cx, cx.now, EventAction::Kill { pid });
+        if !repeated {
+            self.notice_signal(process, SignalNumber::KILL);
+        }
     }
 
     /// After a connection: goes on with stops that an earlier one, or another manager, began.
@@ -185,12 +207,13 @@ impl Watcher {
         for (process, how) in records {
             // Whether the last signal arrived is unknown, so it is sent again.
             match earlier(process) {
-                Some(stop) if stop.force == Force::NotYet => {
+                Some(stop) if stop.force == Force::NotYet && stop.force_at.is_some() => {
                     self.children.set_stop(process, stop);
                     self.ask_to_stop(cx, process, how);
                 }
+                Some(stop) if stop.force == Force::NotYet => self.begin_stop(cx, process, how),
                 Some(_) => {
-                    let force_at = Moment::default();
+                    let force_at = Some(Moment::default());
                     self.children.set_stop(
                         process,
                         Stop {

@@ -21,6 +21,8 @@ use super::context::Context;
 #[cfg(test)]
 use super::context::Fault;
 use super::fingerprint::{fingerprint, program};
+use super::hook::{HookName, HookSubject};
+use super::hooks::{Gate, Hooks};
 use super::ids::{CommandId, Moment, ProcessId, WatcherKey, WorkerId, WriteId};
 use super::operation::Current;
 use super::remember::{self, Memory, Run, StopReason};
@@ -67,6 +69,8 @@ pub(super) struct Watcher {
     /// The last error of a spawn, until one succeeds.
     pub(super) spawn_error: Option<String>,
     pub(super) wake: Option<Moment>,
+    /// Calls of hooks that are due.
+    pub(super) hooks: Hooks,
 }
 
 /// Whether the watcher may have processes at all.
@@ -145,6 +149,7 @@ impl Watcher {
             current: None,
             spawn_error: None,
             wake: None,
+            hooks: Hooks::default(),
         }
     }
 
@@ -170,14 +175,17 @@ impl Watcher {
         memory.count = memory
             .count
             .filter(|count| count.configured == configured && count.numprocesses != configured);
+        if let Some(Run::Stopped(StopReason::GaveUp { configuration, .. })) = &memory.run
+            && *configuration != fingerprint
+        {
+            // Whoever wanted it to run before wants it still.
+            memory.run = Some(Run::Running);
+        }
         let said_anyway = match &memory.run {
             Some(Run::Running) => autostart,
             Some(Run::Stopped(StopReason::Command)) => !autostart,
-            Some(Run::Stopped(StopReason::GaveUp { configuration, .. })) => {
-                *configuration != fingerprint
-            }
             Some(Run::Stopped(StopReason::Finished)) => respawn,
-            None => false,
+            Some(Run::Stopped(StopReason::GaveUp { .. })) | None => false,
         };
         if said_anyway {
             memory.run = None;
@@ -302,13 +310,17 @@ impl Watcher {
             self.wake = None;
             return;
         }
-        // Each round finishes a command and begins the next, so it ends with the queue.
+        self.prune_proofs();
+        self.end_late_call(cx);
+        // Each round finishes a command and begins the next, or decides for a hook that is not
+        // there any more, so it ends with the queues.
         loop {
             self.begin_operation(cx);
             self.handle_timers(cx);
             self.converge(cx);
             self.update_stage(cx);
-            if !self.try_finish_operation(cx) {
+            let decided = self.advance_hooks(cx);
+            if !self.try_finish_operation(cx) && !decided {
                 break;
             }
         }
@@ -325,23 +337,28 @@ impl Watcher {
         let next = match (self.wanted(), self.stage) {
             (true, Stage::Down) => match self.turn {
                 Turn::Waiting => Stage::Down,
+                Turn::Granted if self.start_is_held_back() => Stage::Down,
                 Turn::Granted => Stage::Rising,
             },
             (true, Stage::Falling) => Stage::Rising,
             (true, Stage::Rising | Stage::Up) => self.stage,
             (false, Stage::Down) if self.empty() => Stage::Down,
-            (false, Stage::Down | Stage::Rising | Stage::Up | Stage::Falling) if self.empty() => {
+            (false, Stage::Down | Stage::Rising | Stage::Up | Stage::Falling)
+                if self.empty() && !self.stop_is_held_back() =>
+            {
                 cx.log(
                     Level::Info,
                     format!("watcher {:?} is stopped", self.config.name),
                 );
                 self.publish(cx, cx.now, EventAction::Stop);
+                self.notice(HookName::AfterStop, HookSubject::Watcher);
+                self.forget_stop();
                 Stage::Down
             }
             (false, Stage::Down | Stage::Rising | Stage::Up | Stage::Falling) => Stage::Falling,
         };
         self.stage = next;
-        if self.stage == Stage::Rising && self.complete(cx) {
+        if self.stage == Stage::Rising && self.complete(cx) && self.up_gate() == Gate::Open {
             self.stage = Stage::Up;
             let processes = match self.children.len() {
                 1 => "1 process".to_owned(),
@@ -359,13 +376,15 @@ impl Watcher {
     pub(super) fn complete(&self, cx: &Context) -> bool {
         self.memory.rollout.is_none()
             && self.spawning.is_empty()
+            && self.memory.unproven.is_empty()
             && self.children.settled() >= self.target()
             && self.next_spawn_at <= cx.now
     }
 
     /// Its state in Circus's words.
-    pub(super) const fn state(&self) -> WatcherState {
+    pub(super) fn state(&self) -> WatcherState {
         match self.stage {
+            Stage::Down if self.wanted() && self.start_is_held_back() => WatcherState::Starting,
             Stage::Down => WatcherState::Stopped,
             Stage::Rising => WatcherState::Starting,
             Stage::Up => WatcherState::Active,
@@ -389,6 +408,7 @@ impl Watcher {
             .chain(value)
             .chain(back_off)
             .chain(self.children.next_timer())
+            .chain(self.hooks.deadline())
             .filter(|moment| *moment > cx.now)
             .min()
     }

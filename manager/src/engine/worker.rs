@@ -22,6 +22,17 @@ pub(super) struct Spawning {
     pub(super) configuration: String,
     /// The same without the environment.
     pub(super) program: String,
+    /// Whether the kernel was asked.
+    pub(super) request: Request,
+}
+
+/// How far a spawn is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Request {
+    /// `before_spawn` has to answer first.
+    AwaitsHook,
+    /// The kernel was asked.
+    Sent,
 }
 
 /// A live process.
@@ -54,8 +65,8 @@ impl Child {
 /// Progress of a stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stop {
-    /// When patience is over.
-    pub(super) force_at: Moment,
+    /// When patience is over; `None` while `before_signal` has not answered.
+    pub(super) force_at: Option<Moment>,
     /// Whether SIGKILL was sent before.
     pub(super) force: Force,
 }

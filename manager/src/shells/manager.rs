@@ -28,7 +28,9 @@ use super::signals::{ManagerSignal, Signals};
 use crate::command::{Command, End, Reload, Response};
 use crate::config::load_file;
 use crate::config::model::Configuration;
-use crate::engine::{Action, CommandId, Engine, Input, Outcome, SpawnErrorKind, SpawnRequest};
+use crate::engine::{
+    Action, CommandId, Engine, HookAnswer, Input, Outcome, SpawnErrorKind, SpawnRequest,
+};
 
 /// How long commands wait for the first connection to the kernel. A manager that has just begun
 /// knows nothing yet, and would have to say that nothing runs.
@@ -393,6 +395,14 @@ impl Running {
                 // Nobody may be listening.
                 let _ = self.manager.events.send(Arc::new(EventLine::from(&event)));
             }
+            Action::CallHook(request) => {
+                let answer = HookAnswer::Failed("hooks are not run yet".to_owned());
+                self.input(Input::HookAnswered {
+                    hook: request.id,
+                    answer,
+                });
+            }
+            Action::CancelHook { hook: _ } => {}
             Action::Log { level, text } => self.manager.log.write(level, &text),
             Action::Finished(outcome) => self.finished = Some(outcome),
         }

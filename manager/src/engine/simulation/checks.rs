@@ -25,6 +25,7 @@ const POLLS_AT_REST_MAX: u64 = 50;
 /// Lets the world come to rest, checks it, and checks that it stays so.
 pub(super) fn settle_down(world: &mut World) -> Result<(), String> {
     world.kernel.calm_down();
+    world.hooks.calm_down();
     world.note(|| "--- faults stop".to_owned());
     let limit = world.now + PATIENCE;
     loop {
@@ -115,8 +116,12 @@ fn at_rest(world: &World) -> Result<(), String> {
         let idle = memory.current.is_none()
             && memory.queue.is_empty()
             && (ageing || memory.stopping.is_empty() && memory.stopping_through.is_none());
+        let idle = idle && watcher.hooks.idle() && !memory.admitted && memory.unproven.is_empty();
         if !ready || !idle || memory.rollout.is_some() {
-            return Err(format!("{} is still busy: {memory:?}", watcher.key));
+            return Err(format!(
+                "{} is still busy ({:?}, turn {:?}, {:?}): {memory:?}",
+                watcher.key, watcher.stage, watcher.turn, watcher.hooks
+            ));
         }
     }
     for process in world
@@ -162,7 +167,30 @@ fn at_rest(world: &World) -> Result<(), String> {
             return Err(format!("socket {} is missing", socket.name));
         }
     }
+    if !world.hooks.idle() {
+        return Err("a hook has not answered".to_owned());
+    }
+    check_proofs(world)?;
     check_replacements(world)
+}
+
+/// `after_spawn` has answered for every process, whoever started it.
+fn check_proofs(world: &World) -> Result<(), String> {
+    if world.kernel.history.refusals > 0 {
+        return Ok(());
+    }
+    for config in &world.configuration.watchers {
+        let key = WatcherKey::of(&config.name);
+        if !config.hooks.contains_key("after_spawn") || world.hooks.removed.contains(&key) {
+            continue;
+        }
+        if let Some(process) =
+            live_of(world, &key).find(|it| !world.hooks.proven.contains(&it.held.pid))
+        {
+            return Err(format!("{} was never proven", process.held.name));
+        }
+    }
+    Ok(())
 }
 
 fn live_of<'a>(world: &'a World, key: &'a WatcherKey) -> impl Iterator<Item = &'a SimProcess> {
@@ -193,11 +221,10 @@ fn check_watcher(world: &World, config: &WatcherConfig) -> Result<(), String> {
         .as_ref()
         .and_then(|engine| engine.watchers.get(&key));
     let ended_for_good = match watcher.and_then(|watcher| watcher.memory().run.as_ref()) {
-        Some(Run::Stopped(StopReason::GaveUp { .. })) => world
-            .kernel
-            .history
-            .permanent_failures
-            .contains(key.as_str()),
+        Some(Run::Stopped(StopReason::GaveUp { .. })) => {
+            let failures = &world.kernel.history.permanent_failures;
+            failures.contains(key.as_str()) || world.hooks.refused.contains(&key)
+        }
         Some(Run::Stopped(StopReason::Finished)) => !config.respawn,
         Some(Run::Stopped(StopReason::Command) | Run::Running) | None => false,
     };
@@ -242,7 +269,9 @@ fn check_options(world: &World, key: &WatcherKey, args: &BTreeSet<String>) -> Re
             watcher.config.args
         ));
     }
-    if watcher.wanted() && watcher.has_outdated() {
+    // A hook that refuses the new ones leaves the old ones.
+    let refused = world.hooks.refused.contains(key);
+    if watcher.wanted() && watcher.has_outdated() && !refused {
         return Err(format!("{key} has processes of other options"));
     }
     Ok(())
@@ -268,16 +297,26 @@ fn check_replacements(world: &World) -> Result<(), String> {
             let Some(newest) = newest.get(&key) else {
                 continue;
             };
-            let overruled = world.story.iter().skip(place + 1).any(|later| match later {
-                Chapter::Command { command, .. } => {
-                    matches!(
-                        command,
-                        Command::Quit(_) | Command::Shutdown(_) | Command::Rm(_)
-                    )
-                }
-                Chapter::Configured(configuration) => configuration.watcher(key.as_str()).is_none(),
-                Chapter::Left { .. } | Chapter::Wiped => false,
-            });
+            let overruled = world
+                .story
+                .iter()
+                .enumerate()
+                .any(|(at, other)| match other {
+                    Chapter::Command { command, .. } => match command {
+                        // One that was removed before is not meant.
+                        Command::Rm(_) => true,
+                        Command::Quit(_) | Command::Shutdown(_) => at > place,
+                        _ => false,
+                    },
+                    Chapter::Configured(configuration) => {
+                        at > place && configuration.watcher(key.as_str()).is_none()
+                    }
+                    Chapter::Left { .. } | Chapter::Wiped => false,
+                });
+            if world.hooks.refused.contains(&key) {
+                // A reload whose new processes are refused is undone.
+                continue;
+            }
             let old = live_of(world, &key).find(|process| process.held.id <= *newest);
             if let Some(old) = old.filter(|_| !overruled) {
                 return Err(format!("{} of {key} was to be replaced", old.held.id));

@@ -203,6 +203,8 @@ impl SimKernel {
             Action::AttachOutput(_)
             | Action::Configure(_)
             | Action::ReadConfiguration { .. }
+            | Action::CallHook(_)
+            | Action::CancelHook { .. }
             | Action::Reply { .. }
             | Action::Publish(_)
             | Action::Log { .. }

@@ -11,6 +11,7 @@
 //! A failure prints the seed, the end of its log, and the command that repeats it.
 
 mod checks;
+mod hooks;
 pub(super) mod kernel;
 mod operators;
 mod scenario;

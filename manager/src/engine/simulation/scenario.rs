@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::hooks::{self, HookWeather};
 use super::kernel::{Weather, one_in};
 use crate::config::amend;
 use crate::config::model::{Configuration, GlobalSettings, Location, SocketConfig, WatcherConfig};
@@ -19,9 +20,16 @@ pub(super) enum Mood {
     Wild,
 }
 
-pub(super) fn configuration(random: &mut Random, mood: Mood) -> Configuration {
+/// Whether watchers of a run have hooks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hooked {
+    No,
+    Yes,
+}
+
+pub(super) fn configuration(random: &mut Random, mood: Mood, hooked: Hooked) -> Configuration {
     let watchers = (0..=random.up_to(2))
-        .map(|index| watcher(random, index, mood))
+        .map(|index| watcher(random, index, mood, hooked))
         .collect();
     let mut configuration = Configuration {
         path: PathBuf::from("simulation.ini"),
@@ -44,7 +52,7 @@ pub(super) fn configuration(random: &mut Random, mood: Mood) -> Configuration {
     configuration
 }
 
-fn watcher(random: &mut Random, index: u64, mood: Mood) -> WatcherConfig {
+fn watcher(random: &mut Random, index: u64, mood: Mood, hooked: Hooked) -> WatcherConfig {
     let name = ["web", "Two Words", "dot.ted"][usize::try_from(index % 3).unwrap_or(0)];
     let mut options = BTreeMap::new();
     let mut put = |key: &str, value: String| {
@@ -71,6 +79,11 @@ fn watcher(random: &mut Random, index: u64, mood: Mood) -> WatcherConfig {
     put("max_retry", max_retry);
     put("stop_children", one_in(random, 4).to_string());
     put("use_papa", one_in(random, 3).to_string());
+    if hooked == Hooked::Yes {
+        for (key, value) in hooks::options(name) {
+            put(&key, value);
+        }
+    }
     if mood == Mood::Wild {
         put("autostart", (!one_in(random, 6)).to_string());
         put("respawn", (!one_in(random, 6)).to_string());
@@ -118,7 +131,11 @@ fn rewrite(config: &mut WatcherConfig, key: &str, value: &str) {
 }
 
 /// An edit of the file.
-pub(super) fn edit(random: &mut Random, configuration: &Configuration) -> Configuration {
+pub(super) fn edit(
+    random: &mut Random,
+    configuration: &Configuration,
+    hooked: Hooked,
+) -> Configuration {
     let mut changed = configuration.clone();
     let count = u64::try_from(changed.watchers.len()).unwrap_or(0);
     let index = usize::try_from(random.up_to(count.saturating_sub(1))).unwrap_or(0);
@@ -127,7 +144,7 @@ pub(super) fn edit(random: &mut Random, configuration: &Configuration) -> Config
             changed.watchers.remove(index);
         }
         1 if count < 3 => {
-            let fresh = watcher(random, count, Mood::Wild);
+            let fresh = watcher(random, count, Mood::Wild, hooked);
             if changed.watcher(&fresh.name).is_none() {
                 changed.watchers.push(fresh);
             }
@@ -165,6 +182,21 @@ pub(super) fn weather(random: &mut Random, mood: Mood) -> Weather {
             Mood::Quiet => 0,
             Mood::Wild => [0, 0, 0, 20][usize::try_from(random.up_to(3)).unwrap_or(0)],
         },
+    }
+}
+
+/// In quiet runs hooks are slow at most: one that refuses has processes stopped.
+pub(super) fn hook_weather(random: &mut Random, mood: Mood) -> HookWeather {
+    let [refusing, failing, silent] = match mood {
+        Mood::Quiet => [0; 3],
+        Mood::Wild => {
+            [[0, 20], [0, 20], [0, 10]].map(|choice| choice[usize::from(one_in(random, 2))])
+        }
+    };
+    HookWeather {
+        refusing,
+        failing,
+        silent,
     }
 }
 

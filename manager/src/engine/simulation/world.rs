@@ -4,9 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use super::hooks::SimHooks;
 use super::kernel::{SOMEBODY, SimKernel, one_in};
 use super::operators::{Model, random_command, random_ending};
-use super::scenario::{self, Mood};
+use super::scenario::{self, Hooked, Mood};
 use crate::command::{Command, RefusalKind, Response};
 use crate::config::model::Configuration;
 use crate::engine::context::Fault;
@@ -29,11 +30,13 @@ pub(super) struct World {
     pub(super) fault: Fault,
     pub(super) kernel: SimKernel,
     pub(super) configuration: Configuration,
+    hooked: Hooked,
     pub(super) engine: Option<Engine>,
     pub(super) session: Option<Session>,
     pub(super) story: Vec<Chapter>,
     pub(super) waiting: BTreeMap<CommandId, usize>,
     pub(super) reaps: BTreeMap<Pid, u32>,
+    pub(super) hooks: SimHooks,
     pub(super) log: VecDeque<String>,
     pub(super) polls: u64,
     /// Commands for which the file is to be read.
@@ -85,8 +88,14 @@ impl World {
         } else {
             Mood::Wild
         };
-        let configuration = scenario::configuration(&mut random, mood);
+        let hooked = if one_in(&mut random, 2) {
+            Hooked::Yes
+        } else {
+            Hooked::No
+        };
+        let configuration = scenario::configuration(&mut random, mood, hooked);
         let kernel = SimKernel::new(scenario::weather(&mut random, mood));
+        let hook_weather = scenario::hook_weather(&mut random, mood);
         Self {
             random,
             now: Moment(1_000_000_000),
@@ -94,11 +103,13 @@ impl World {
             fault,
             kernel,
             configuration,
+            hooked,
             engine: None,
             session: None,
             story: Vec::new(),
             waiting: BTreeMap::new(),
             reaps: BTreeMap::new(),
+            hooks: SimHooks::new(hook_weather),
             log: VecDeque::new(),
             polls: 0,
             reads: Vec::new(),
@@ -223,8 +234,9 @@ impl World {
         let result = if one_in(&mut self.random, 4) {
             Err("line 1: no".to_owned())
         } else {
-            let edited = scenario::edit(&mut self.random, &self.configuration);
+            let edited = scenario::edit(&mut self.random, &self.configuration, self.hooked);
             if !dry_run && !leaving {
+                self.note_removed(&edited);
                 self.configuration = edited.clone();
                 self.story.push(Chapter::Configured(edited.clone()));
             }
@@ -247,6 +259,8 @@ impl World {
                 self.reads.push(command);
                 Ok(())
             }
+            Action::CallHook(request) => self.hooks.call(request, self.now, &mut self.random),
+            Action::CancelHook { hook } => self.hooks.cancel(hook),
             Action::Finished(outcome) => {
                 let configuration = self.configuration.clone();
                 self.story.push(Chapter::Left {
@@ -324,6 +338,8 @@ impl World {
             }
             return Ok(());
         }
+        self.hooks
+            .check(&action, &self.configuration, &self.kernel)?;
         let answers = self.kernel.execute(&action, self.now, &mut self.random)?;
         if let Some(session) = &mut self.session {
             session.incoming.extend(answers);
@@ -359,7 +375,12 @@ impl World {
             .session
             .as_ref()
             .and_then(|session| session.drains.first());
-        let moments = [deadline, drain.map(|(at, _)| *at), self.kernel.next_end()];
+        let moments = [
+            deadline,
+            drain.map(|(at, _)| *at),
+            self.kernel.next_end(),
+            self.hooks.next_answer(),
+        ];
         moments.into_iter().flatten().min()
     }
 
@@ -391,6 +412,9 @@ impl World {
                 session.drains.pop_first();
                 session.incoming.push_back(Input::OutputDrained { process });
             }
+        }
+        for input in self.hooks.answers(self.now) {
+            self.tell(input)?;
         }
         let due = self.engine.as_ref().and_then(Engine::poll_deadline);
         if due.is_some_and(|due| due <= self.now) {
@@ -485,6 +509,7 @@ impl World {
         let _ = self.cut();
         self.engine = None;
         self.session = None;
+        self.hooks.manager_gone();
         self.waiting.clear();
         self.reads.clear();
     }
@@ -507,6 +532,7 @@ impl World {
         self.note(|| "--- kernel and guard are gone with everything".to_owned());
         self.session = None;
         self.kernel.wipe();
+        self.hooks.wipe();
         for chapter in &mut self.story {
             if let Chapter::Command { newest, .. } = chapter {
                 newest.clear();
@@ -516,6 +542,17 @@ impl World {
         self.tell(Input::KernelLost)
     }
 
+    /// Nobody knows the hooks of a watcher that was out of the file for a while.
+    fn note_removed(&mut self, edited: &Configuration) {
+        let gone = self
+            .configuration
+            .watchers
+            .iter()
+            .map(|watcher| WatcherKey::of(&watcher.name))
+            .filter(|key| edited.watcher(key.as_str()).is_none());
+        self.hooks.removed.extend(gone);
+    }
+
     fn edit(&mut self) -> Result<(), String> {
         // Before the first connection it is undecided whether a number or the file was the later
         // word, so the model could not tell.
@@ -523,7 +560,9 @@ impl World {
         if self.engine.as_ref().is_some_and(undecided) {
             return Ok(());
         }
-        self.configuration = scenario::edit(&mut self.random, &self.configuration);
+        let edited = scenario::edit(&mut self.random, &self.configuration, self.hooked);
+        self.note_removed(&edited);
+        self.configuration = edited;
         self.story
             .push(Chapter::Configured(self.configuration.clone()));
         let configuration = Box::new(self.configuration.clone());
@@ -540,6 +579,11 @@ impl World {
             .filter(|(_, watcher)| !watcher.config.send_hup)
             .filter_map(|(key, watcher)| Some((key.clone(), watcher.children.newest()?)))
             .collect();
+        if let Command::Rm(_) = &command {
+            let gone = super::operators::meant(&command, &self.configuration);
+            let keys = gone.iter().map(|watcher| WatcherKey::of(&watcher.name));
+            self.hooks.removed.extend(keys);
+        }
         self.next_command += 1;
         let id = CommandId(self.next_command);
         self.waiting.insert(id, self.story.len());
@@ -629,6 +673,7 @@ fn brief(input: &Input) -> String {
         | Input::ValueStored { .. }
         | Input::ValueRefused { .. }
         | Input::ActionFailed { .. }
+        | Input::HookAnswered { .. }
         | Input::CommandReceived { .. } => format!("{input:?}"),
     }
 }

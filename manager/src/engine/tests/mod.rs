@@ -4,6 +4,7 @@
 mod amending;
 mod commands;
 mod ending;
+mod hooks;
 mod recovering;
 mod reloading;
 mod starting;
@@ -77,6 +78,8 @@ struct Bench {
     file: Result<Configuration, String>,
     /// What the shells were told last.
     configured: Option<std::sync::Arc<Configuration>>,
+    /// Hooks that were called and not cancelled.
+    called: Vec<HookRequest>,
 }
 
 impl Bench {
@@ -104,6 +107,7 @@ impl Bench {
             next_command: 0,
             asked: Vec::new(),
             hold_values: false,
+            called: Vec::new(),
         };
         bench.connect();
         bench
@@ -131,6 +135,7 @@ impl Bench {
             next_command: 0,
             asked: Vec::new(),
             hold_values: false,
+            called: Vec::new(),
         };
         next.connect();
         next
@@ -170,6 +175,8 @@ impl Bench {
                 self.events
                     .push(event.topic().trim_start_matches("watcher.").to_owned());
             }
+            Action::CallHook(request) => self.called.push(request),
+            Action::CancelHook { hook } => self.called.retain(|request| request.id != hook),
             Action::Log { .. } => {}
             Action::Configure(configuration) => self.configured = Some(configuration),
             Action::ReadConfiguration { command } => {
