@@ -43,7 +43,8 @@ pub fn fault_point(name: &'static str) -> Result<(), nix::errno::Errno> {
 }
 
 /// A stage of going on where the image before stopped: the candidate of an upgrade can be made to die
-/// there (`KINGPOLE_RESUME_CRASH=NAME`) or to fail (`KINGPOLE_RESUME_FAULT=NAME`).
+/// there (`KINGPOLE_RESUME_CRASH=NAME`) or to fail (`KINGPOLE_RESUME_FAULT=NAME`); as a guard by
+/// `KINGPOLE_GUARD_RESUME_CRASH` and `KINGPOLE_GUARD_RESUME_FAULT`.
 ///
 /// # Errors
 /// `ENOMEM`, only then.
@@ -62,6 +63,8 @@ pub enum Victim {
     NextImage,
     /// The first guard.
     Guard,
+    /// The program that a guard has become.
+    NextGuard,
 }
 
 /// Reads the environment now; until then, points are passed. Call once at start.
@@ -98,6 +101,7 @@ mod armed {
             super::Victim::Kernel(_) => "KINGPOLE_CRASH_POINT",
             super::Victim::NextImage => "KINGPOLE_RESUME_CRASH",
             super::Victim::Guard => "KINGPOLE_GUARD_CRASH_POINT",
+            super::Victim::NextGuard => "KINGPOLE_GUARD_RESUME_CRASH",
         };
         let all = std::env::var(variable).unwrap_or_default();
         let target = all.split(';').find_map(|text| {
@@ -105,7 +109,7 @@ mod armed {
             let (name, count) = text.split_once('#').unwrap_or((text, "1"));
             let meant = match victim {
                 super::Victim::Kernel(own) => epoch.parse() == Ok(own),
-                super::Victim::Guard | super::Victim::NextImage => !name.is_empty(),
+                _ => !name.is_empty(),
             };
             meant.then(|| Target {
                 name: name.to_owned(),
@@ -175,6 +179,7 @@ pub(crate) mod faults {
         let variable = match victim {
             super::Victim::Kernel(1) => "KINGPOLE_FAULT_POINT",
             super::Victim::NextImage => "KINGPOLE_RESUME_FAULT",
+            super::Victim::NextGuard => "KINGPOLE_GUARD_RESUME_FAULT",
             super::Victim::Kernel(_) | super::Victim::Guard => return,
         };
         let Ok(text) = std::env::var(variable) else {

@@ -344,3 +344,48 @@ fn a_kernel_killed_after_its_upgrade_comes_back_as_the_new_program() {
     });
     assert_eq!(program(after.pid), copy);
 }
+
+#[test]
+fn the_guard_becomes_the_new_program_too_and_goes_on_guarding() {
+    let kernel = Kernel::start();
+    let mut client = kernel.client();
+    let spec = puppet::program("child", &["/bin/sleep", "1000"]);
+    let child = client.spawn("child", spec).unwrap().process.pid;
+    let before = client.status().unwrap();
+    let mut text = Text::open(&kernel);
+    let program = |pid: i32| std::fs::read_link(format!("/proc/{pid}/exe")).unwrap();
+    for round in 0..3 {
+        let copy = kernel.scratch().join(format!("kingpole-kernel-{round}"));
+        std::fs::copy(binaries::kernel(), &copy).unwrap();
+        let answer = text.ask(&format!("upgrade {}", copy.display()));
+        assert!(answer.contains(" carried in "), "{answer}");
+        wait::until("the guard runs it", || {
+            let found = program(before.guard_pid);
+            if found == copy {
+                Ok(())
+            } else {
+                Err(found.display().to_string())
+            }
+        });
+        // It guards: what was started since is given back by it.
+        let name = format!("child {round}");
+        let spec = puppet::program(&name, &["/bin/sleep", "1000"]);
+        client.spawn(&name, spec).unwrap();
+    }
+    let after = client.status().unwrap();
+    assert_eq!((after.pid, after.guard_pid), (before.pid, before.guard_pid));
+    kernel.serving().signal(libc::SIGKILL).unwrap();
+    let next = wait::until("the next kernel", || {
+        let mut client = kernel.try_client("t/1").map_err(|e| e.to_string())?;
+        let status = client.status().map_err(|e| e.to_string())?;
+        if status.epoch == 2 {
+            Ok((status, client.processes().map_err(|e| e.to_string())?))
+        } else {
+            Err(format!("{status:?}"))
+        }
+    });
+    assert_eq!(next.0.guard_pid, before.guard_pid);
+    assert_eq!(next.1.len(), 4);
+    assert!(next.1.iter().all(|one| one.end.is_none()));
+    assert_eq!(next.1[0].pid, child);
+}

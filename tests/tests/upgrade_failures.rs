@@ -142,3 +142,65 @@ fn a_program_that_dies_while_it_goes_on_is_replaced_by_the_one_before() {
         });
     }
 }
+
+#[test]
+fn a_guard_that_cannot_become_the_new_program_goes_on_as_it_was() {
+    let candidate = binaries::kernel_with_crash_points();
+    for stage in ["guard: shared memory", "guard: ready"] {
+        let kernel = kernel_with("KINGPOLE_GUARD_RESUME_FAULT", stage, &[]);
+        let mut client = kernel.client();
+        let mut puppet = Puppet::spawn(&kernel, &mut client, "child", |_| {});
+        let before = client.status().unwrap();
+        let mut text = TextSession::open(&Place::Unix(kernel.socket()));
+        let answer = text.ask(&format!("upgrade {}", candidate.display()));
+        assert!(answer.contains(" carried in "), "{answer}");
+        wait::until("the guard has tried", || {
+            let log = kernel.log();
+            if log.contains("the new program could not go on as the guard") {
+                Ok(())
+            } else {
+                Err(log)
+            }
+        });
+        let program = |pid: i32| std::fs::read_link(format!("/proc/{pid}/exe")).unwrap();
+        assert_eq!(program(before.guard_pid), binaries::kernel());
+        // The kernel is the new one, and so is the next.
+        kernel.serving().signal(libc::SIGKILL).unwrap();
+        let next = wait::until("the next kernel", || {
+            let mut client = kernel.try_client("t/1").map_err(|e| e.to_string())?;
+            let status = client.status().map_err(|e| e.to_string())?;
+            if status.epoch == 2 {
+                Ok(status)
+            } else {
+                Err(format!("{status:?}"))
+            }
+        });
+        assert_eq!(next.guard_pid, before.guard_pid);
+        assert_eq!(program(next.pid), candidate);
+        puppet.report();
+    }
+}
+
+#[test]
+fn a_guard_that_dies_while_it_becomes_the_new_program_is_replaced_by_the_kernel() {
+    let candidate = binaries::kernel_with_crash_points();
+    for stage in ["guard: shared memory", "guard: ready"] {
+        let kernel = kernel_with("KINGPOLE_GUARD_RESUME_CRASH", stage, &[]);
+        let mut client = kernel.client();
+        let mut puppet = Puppet::spawn(&kernel, &mut client, "child", |_| {});
+        let before = client.status().unwrap();
+        let mut text = TextSession::open(&Place::Unix(kernel.socket()));
+        text.send(format!("upgrade {}\n", candidate.display()).as_bytes());
+        let next = wait::until("the kernel has become the guard", || {
+            let mut client = kernel.try_client("t/1").map_err(|e| e.to_string())?;
+            let status = client.status().map_err(|e| e.to_string())?;
+            if status.guard_pid == before.pid {
+                Ok(status)
+            } else {
+                Err(format!("{stage}: {status:?}"))
+            }
+        });
+        assert_eq!(next.epoch, 2);
+        puppet.report();
+    }
+}

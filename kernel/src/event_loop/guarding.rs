@@ -202,6 +202,8 @@ impl Kernel {
             saved: None,
             previous: None,
             failure: None,
+            kernel: None,
+            binary: None,
             original: heirloom.original,
         };
         let kept = held

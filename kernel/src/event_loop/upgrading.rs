@@ -207,6 +207,8 @@ impl Kernel {
             saved: Some(saved.as_raw_fd()),
             previous: Some(heirloom.image.binary.as_raw_fd()),
             failure: None,
+            kernel: None,
+            binary: None,
             original: heirloom.original,
         };
         let held = self.hands.all_held(&self.listeners);

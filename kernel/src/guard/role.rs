@@ -20,6 +20,11 @@ pub struct Role {
     /// Why the next program could not go on, as text in a memory file; only for one that is gone
     /// back to.
     pub failure: Option<i32>,
+    /// The kernel that runs already; only for the next program of a guard.
+    pub kernel: Option<i32>,
+    /// The program to start kernels with; only for the next program of a guard, or the one before
+    /// again.
+    pub binary: Option<i32>,
     /// What this process changed about itself and children get back.
     pub original: Original,
 }
@@ -90,6 +95,12 @@ impl fmt::Display for Role {
         if let Some(failure) = self.failure {
             write!(f, ",failure={failure}")?;
         }
+        if let Some(kernel) = self.kernel {
+            write!(f, ",kernel={kernel}")?;
+        }
+        if let Some(binary) = self.binary {
+            write!(f, ",binary={binary}")?;
+        }
         if let Some((soft, hard)) = self.original.descriptors {
             write!(f, ",nofile={soft}:{hard}")?;
         }
@@ -140,6 +151,8 @@ impl FromStr for Role {
             saved: optional("saved")?,
             previous: optional("previous")?,
             failure: optional("failure")?,
+            kernel: optional("kernel")?,
+            binary: optional("binary")?,
             original: Original {
                 descriptors,
                 oom_score: optional("oom")?,
@@ -178,6 +191,8 @@ mod tests {
             saved: Some(10),
             previous: Some(11),
             failure: Some(12),
+            kernel: Some(1234),
+            binary: Some(13),
             original: Original {
                 descriptors: Some((1024, u64::MAX)),
                 oom_score: Some(-1000),
@@ -190,6 +205,8 @@ mod tests {
             saved: None,
             previous: None,
             failure: None,
+            kernel: None,
+            binary: None,
             original: Original::default(),
             ..role
         };

@@ -56,6 +56,17 @@ pub struct Guard {
     next_start: Option<Instant>,
     has_served: bool,
     undelivered: Vec<Signal>,
+    /// Whether the guard itself is to become the program that the kernel has become.
+    own: Own,
+}
+
+/// Which program the guard itself runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Own {
+    /// The one it starts, or one that could not be replaced by that.
+    Settled,
+    /// The one before: to be replaced after this turn.
+    Outdated,
 }
 
 /// The kernel that runs now.
@@ -88,6 +99,12 @@ pub struct Parts {
     pub promise: Option<Promise>,
     /// Whether a kernel has served this state before.
     pub has_served: bool,
+    /// The kernel that runs already, with the guard's end of its link.
+    pub kernel: Option<(i32, OwnedFd)>,
+    /// The program before the present one.
+    pub previous: Option<OwnedFd>,
+    /// What a person should know.
+    pub note: Option<String>,
 }
 
 impl Guard {
@@ -97,23 +114,35 @@ impl Guard {
         let own_pid = std::process::id().cast_signed();
         parts.shared.memory.set_guard_pid(own_pid);
         parts.pids.write_guard(own_pid);
-        Self {
+        let kernel = parts.kernel.map(|(pid, link)| Running {
+            pid,
+            link,
+            started: Instant::now(),
+            served: Served::Yes,
+        });
+        let next_start = kernel.is_none().then(Instant::now);
+        let mut guard = Self {
             shared: parts.shared,
             held: parts.held,
+            previous: parts.previous.map(|binary| parts.image.with_binary(binary)),
             image: parts.image,
-            previous: None,
             original: parts.original,
             signals: parts.signals,
             log: parts.log,
             log_waits: Backlog::Empty,
             pids: parts.pids,
             promise: parts.promise,
-            kernel: None,
+            kernel,
             pace: Pace::default(),
-            next_start: Some(Instant::now()),
+            next_start,
             has_served: parts.has_served,
             undelivered: Vec::new(),
+            own: Own::Settled,
+        };
+        if let Some(note) = parts.note {
+            guard.say(&note);
         }
+        guard
     }
 
     /// Guards until a kernel ends because it was asked to. Gives the exit code.
@@ -122,10 +151,7 @@ impl Guard {
     /// Nothing can be waited for any more.
     pub fn run(mut self) -> Result<Exit, Errno> {
         loop {
-            if self.next_start.is_some_and(|at| at <= Instant::now()) {
-                self.start_kernel();
-            }
-            self.wait()?;
+            // First: the program before this one may have left something undone.
             self.take_signals();
             self.take_messages();
             if let Some(exit) = self.sweep() {
@@ -136,7 +162,47 @@ impl Guard {
                 return Ok(exit);
             }
             self.log_waits = self.log.flush(now_ns());
+            if self.own == Own::Outdated {
+                self.become_next();
+            }
+            if self.next_start.is_some_and(|at| at <= Instant::now()) {
+                self.start_kernel();
+            }
+            self.wait()?;
         }
+    }
+
+    /// Becomes the program that the kernel has become. The table, the link and the zombies stay as they
+    /// are. Returns only if that failed; then everything is as before.
+    fn become_next(&mut self) {
+        self.own = Own::Settled;
+        let (Some(kernel), Some(previous)) = (&self.kernel, &self.previous) else {
+            return;
+        };
+        let role = Role {
+            part: Part::Guard,
+            shared: self.shared.numbers(),
+            link: Some(kernel.link.as_raw_fd()),
+            saved: None,
+            previous: Some(previous.binary.as_raw_fd()),
+            failure: None,
+            kernel: Some(kernel.pid),
+            binary: Some(self.image.binary.as_raw_fd()),
+            original: self.original,
+        };
+        let mut kept = self.shared.descriptors().collect::<Vec<_>>();
+        kept.extend(self.held.descriptors());
+        kept.extend([
+            kernel.link.as_fd(),
+            previous.binary.as_fd(),
+            self.image.binary.as_fd(),
+        ]);
+        crash_point("guard: before exec");
+        let cause = self.image.become_it(&role, &kept);
+        self.say(&format!(
+            "cannot become the new program: {}; this one goes on as the guard",
+            cause.desc()
+        ));
     }
 
     fn start_kernel(&mut self) {
@@ -159,6 +225,8 @@ impl Guard {
             saved: None,
             previous: None,
             failure: None,
+            kernel: None,
+            binary: None,
             original: self.original,
         };
         let mut kept = self.shared.descriptors().collect::<Vec<_>>();
@@ -275,6 +343,7 @@ impl Guard {
             Message::Binary(binary) => {
                 let image = self.image.with_binary(binary);
                 self.previous = Some(std::mem::replace(&mut self.image, image));
+                self.own = Own::Outdated;
             }
             Message::Truncated => self.say(
                 "descriptors were lost on the way to the guard: the limit of open files is reached",

@@ -1,7 +1,8 @@
 //! From a prepared process to a guard.
 
+use super::going_back::{go_back, read_failure};
 use super::{Ground, StartError, own, stderr_log, system};
-use crate::crash::{Victim, arm};
+use crate::crash::{Victim, arm, resume_stage};
 use crate::exit::Exit;
 use crate::guard::held::Held;
 use crate::guard::image::Image;
@@ -25,39 +26,71 @@ pub(super) fn first(
     let shared = Shared::create(Some(lock))?;
     let mut original = own::prepare_limits().map_err(system("ask for the descriptor limit"))?;
     original.oom_score = own::protect_guard();
-    guard(
-        ground,
-        shared,
-        Held::default(),
-        original,
-        promise.take(),
-        false,
-    )
+    let mut parts = parts(ground, shared, original)?;
+    parts.promise = promise.take();
+    release_unused_code();
+    Guard::new(parts).run().map_err(system("wait for anything"))
 }
 
-/// A kernel that took the place of its dead guard.
+/// A kernel that took the place of its dead guard, or the next program of a guard.
 pub(super) fn promoted(
     ground: &Ground,
     role: &Role,
     mut inherited: Inherited,
 ) -> Result<Exit, StartError> {
-    let shared = Shared::take(&mut inherited, role.shared)?;
-    let held = Held::take(&shared.memory, &mut inherited);
-    drop(inherited);
+    if role.kernel.is_some() {
+        arm(Victim::NextGuard);
+    }
+    let numbers = inherited.numbers().collect::<Vec<_>>();
+    // Before the title, which overwrites the arguments.
+    let image = Image::of_this_process(&ground.origin).map_err(system("find its own program"))?;
+    match resume(ground, role, &mut inherited) {
+        Ok(guard) => {
+            drop((inherited, image));
+            release_unused_code();
+            guard.run().map_err(system("wait for anything"))
+        }
+        Err(error) => Err(go_back(&image, role, &inherited, &numbers, error)),
+    }
+}
+
+/// Goes on with a table of held descriptors. Whatever fails, every descriptor is still open.
+fn resume(ground: &Ground, role: &Role, inherited: &mut Inherited) -> Result<Guard, StartError> {
+    let stage = |name| resume_stage(name).map_err(system("go on as the guard"));
+    stage("guard: shared memory")?;
+    let shared = Shared::copy(inherited, role.shared)?;
+    let copy = |number: Option<i32>| match number {
+        Some(number) => inherited
+            .copy(number)
+            .map(Some)
+            .map_err(system("take over what the program before left")),
+        None => Ok(None),
+    };
+    let kernel = role.kernel.zip(copy(role.link)?);
+    let (binary, previous) = (copy(role.binary)?, copy(role.previous)?);
+    let note = role.failure.map(|number| {
+        let reason = read_failure(inherited, number);
+        format!("the new program could not go on as the guard: {reason}; this one does")
+    });
+    let mut parts = parts(ground, shared, role.original)?;
+    stage("guard: ready")?;
     if role.original.oom_score.is_some() {
         own::protect_guard();
     }
-    guard(ground, shared, held, role.original, None, true)
+    if let Some(binary) = binary {
+        parts.image = parts.image.with_binary(binary);
+    }
+    // Last, as these are taken and not copied.
+    parts.held = Held::take(&parts.shared.memory, inherited);
+    parts.has_served = true;
+    parts.kernel = kernel;
+    parts.previous = previous;
+    parts.note = note;
+    Ok(Guard::new(parts))
 }
 
-fn guard(
-    ground: &Ground,
-    shared: Shared,
-    held: Held,
-    original: Original,
-    promise: Option<Promise>,
-    has_served: bool,
-) -> Result<Exit, StartError> {
+/// A guard that holds nothing yet and has no kernel.
+fn parts(ground: &Ground, shared: Shared, original: Original) -> Result<Parts, StartError> {
     // Before the title, which overwrites the arguments.
     let image = Image::of_this_process(&ground.origin).map_err(system("find its own program"))?;
     if let Ok(mut title) = take_over_title() {
@@ -65,17 +98,18 @@ fn guard(
     }
     become_subreaper().map_err(system("adopt orphaned descendants"))?;
     let signals = own::signals().map_err(system("wait for signals"))?;
-    let parts = Parts {
+    Ok(Parts {
         shared,
-        held,
+        held: Held::default(),
         image,
         original,
         signals,
         log: stderr_log()?,
         pids: PidFiles::in_directory(&ground.runtime_dir),
-        promise,
-        has_served,
-    };
-    release_unused_code();
-    Guard::new(parts).run().map_err(system("wait for anything"))
+        promise: None,
+        has_served: false,
+        kernel: None,
+        previous: None,
+        note: None,
+    })
 }

@@ -1,5 +1,6 @@
 //! From a prepared process to a kernel that serves.
 
+use super::going_back::{go_back, read_failure};
 use super::{Ground, RELEASE, StartError, own, stderr_log, system};
 use crate::crash::{Victim, arm, resume_stage};
 use crate::event_loop::{
@@ -17,16 +18,14 @@ use crate::reap::now_ns;
 use crate::state::About;
 use crate::sys::daemon::{Promise, take_over_title};
 use crate::sys::inherited::Inherited;
-use crate::sys::memfd::create_constant;
 use crate::sys::process::become_subreaper;
 use crate::sys::trim::release_unused_code;
 use crate::upgrade::rehearse::read_saved;
-use nix::errno::Errno;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::io::Read;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 
@@ -79,40 +78,6 @@ fn upgraded(
         }
         Err(error) => Err(go_back(&image, role, &inherited, &numbers, error)),
     }
-}
-
-/// Becomes the program before again, with the same state. Returns only if that is not possible.
-fn go_back(
-    image: &Image,
-    role: &Role,
-    inherited: &Inherited,
-    numbers: &[i32],
-    error: StartError,
-) -> StartError {
-    // Once: if that one fails as well, its end is told to the guard, which starts it anew.
-    let previous = role.previous.filter(|_| role.failure.is_none());
-    let Some(Ok(previous)) = previous.map(|number| inherited.copy(number)) else {
-        return error;
-    };
-    let reason = format!("release {RELEASE}: {error}");
-    let failed = |cause: Errno| StartError::Resume {
-        reason: format!("{error}; nor can the program before: {}", cause.desc()),
-    };
-    let failure = match create_constant("kingpole-failure", reason.as_bytes()) {
-        Ok(failure) => failure,
-        Err(cause) => return failed(cause),
-    };
-    let role = Role {
-        failure: Some(failure.as_raw_fd()),
-        ..role.clone()
-    };
-    let mut numbers = numbers.to_vec();
-    numbers.push(failure.as_raw_fd());
-    failed(
-        image
-            .with_binary(previous)
-            .become_it_with_numbers(&role, &numbers),
-    )
 }
 
 /// Goes on where the image before stopped. Whatever fails, every descriptor is still open.
@@ -178,21 +143,6 @@ fn resume(
         }),
     };
     prepare(ground, beginning)
-}
-
-/// Why the program before this one, which is the next one, could not go on.
-fn read_failure(inherited: &Inherited, number: i32) -> String {
-    let mut text = String::new();
-    let read = inherited.copy(number).map_err(std::io::Error::from);
-    let read = read.and_then(|fd| {
-        let mut file = File::from(fd);
-        file.rewind()?;
-        file.read_to_string(&mut text)
-    });
-    match read {
-        Ok(_) => text,
-        Err(error) => format!("its reason is lost: {error}"),
-    }
 }
 
 /// What a kernel begins with.

@@ -1,0 +1,61 @@
+//! The way back of a program that another one has become and that cannot go on: it becomes that one
+//! again, with everything that it was handed.
+
+use super::{RELEASE, StartError};
+use crate::guard::image::Image;
+use crate::guard::role::Role;
+use crate::sys::inherited::Inherited;
+use crate::sys::memfd::create_constant;
+use nix::errno::Errno;
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::os::fd::AsRawFd;
+
+/// Becomes the program before again, with the same state. Returns only if that is not possible.
+pub(super) fn go_back(
+    image: &Image,
+    role: &Role,
+    inherited: &Inherited,
+    numbers: &[i32],
+    error: StartError,
+) -> StartError {
+    // Once: if that one fails as well, its end is told to the guard, which starts it anew.
+    let previous = role.previous.filter(|_| role.failure.is_none());
+    let Some(Ok(previous)) = previous.map(|number| inherited.copy(number)) else {
+        return error;
+    };
+    let reason = format!("release {RELEASE}: {error}");
+    let failed = |cause: Errno| StartError::Resume {
+        reason: format!("{error}; nor can the program before: {}", cause.desc()),
+    };
+    let failure = match create_constant("kingpole-failure", reason.as_bytes()) {
+        Ok(failure) => failure,
+        Err(cause) => return failed(cause),
+    };
+    let role = Role {
+        failure: Some(failure.as_raw_fd()),
+        ..role.clone()
+    };
+    let mut numbers = numbers.to_vec();
+    numbers.push(failure.as_raw_fd());
+    failed(
+        image
+            .with_binary(previous)
+            .become_it_with_numbers(&role, &numbers),
+    )
+}
+
+/// Why the program before this one, which is the next one, could not go on.
+pub(super) fn read_failure(inherited: &Inherited, number: i32) -> String {
+    let mut text = String::new();
+    let read = inherited.copy(number).map_err(std::io::Error::from);
+    let read = read.and_then(|fd| {
+        let mut file = File::from(fd);
+        file.rewind()?;
+        file.read_to_string(&mut text)
+    });
+    match read {
+        Ok(_) => text,
+        Err(error) => format!("its reason is lost: {error}"),
+    }
+}
