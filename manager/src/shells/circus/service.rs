@@ -30,9 +30,10 @@ impl Service for CircusService {
         // goes back as it came. Circus drops such messages.
         let body = message.pop()?;
         let (envelope, request) = request::read(&body);
-        let turn = match &envelope.id {
-            Some(_) => Turn::WhenReady,
-            None => Turn::InOrder,
+        // What takes its time lets others pass, if its reply can be told from theirs.
+        let turn = match (&envelope.id, &request) {
+            (Some(_), Ok(request)) if request.properties.flag("waiting", false) => Turn::WhenReady,
+            _ => Turn::InOrder,
         };
         let asker = self.asker.clone();
         let owner = self.configuration.borrow().global.endpoint_owner.clone();

@@ -8,6 +8,7 @@
 //! since 4.0 speaks to a server that greets with it; those of 3.x speak 2.0 (spec/15), whose frames
 //! are the same. Older ones are refused.
 
+mod complaints;
 pub mod connection;
 pub mod frame;
 pub mod greeting;

@@ -12,6 +12,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::complaints::Complaints;
 use super::connection::{Connection, Event, Role};
 use super::limits::{
     ACCEPT_PAUSE, CONNECTIONS_MAX, HANDSHAKE_TIMEOUT, LINGER, PUBLISHED_BYTES_MAX, READ_BYTES,
@@ -21,6 +22,7 @@ use super::message::write_message;
 use super::router::left;
 use super::stream::Stream;
 use super::subscriptions::Subscriptions;
+use crate::engine::Level;
 use crate::shells::control::Stay;
 use crate::shells::log::Log;
 
@@ -118,6 +120,7 @@ impl Publisher {
         log: Log,
         name: &'static str,
     ) {
+        let mut complaints = Complaints::new(log.clone(), name);
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let mut visits = JoinSet::new();
         let mut next = 0_u64;
@@ -139,17 +142,24 @@ impl Publisher {
                         };
                         next += 1;
                         visits.spawn(async move {
-                            visit.run(stream).await;
+                            let ended = visit.run(stream).await;
                             drop(place);
+                            ended
                         });
                     }
-                    Err(AcceptError::Refused(error)) => log.warning(format!("{name}: {error}")),
                     Err(error) => {
-                        log.warning(format!("{name}: {error}"));
-                        sleep(ACCEPT_PAUSE).await;
+                        complaints.tell(Level::Warning, &error.to_string());
+                        if matches!(error, AcceptError::System(_)) {
+                            sleep(ACCEPT_PAUSE).await;
+                        }
                     }
                 },
-                Some(_) = visits.join_next(), if !visits.is_empty() => {}
+                Some(ended) = visits.join_next(), if !visits.is_empty() => {
+                    if let Ok(Err(reason)) = ended {
+                        let text = format!("a connection is closed: {reason}");
+                        complaints.tell(Level::Info, &text);
+                    }
+                }
                 () = left(&mut stay) => break,
             }
         }
@@ -187,7 +197,8 @@ impl Visit {
         }
     }
 
-    async fn run(mut self, stream: Stream) {
+    /// Until the peer has closed or the manager leaves; fails when the peer is let go.
+    async fn run(mut self, stream: Stream) -> Result<(), String> {
         let (mut reader, mut writer) = tokio::io::split(stream);
         let mut connection = Connection::new(Role::Publisher);
         let mut input = vec![0; READ_BYTES];
@@ -202,21 +213,22 @@ impl Visit {
                 // PONGs pile up for one who pings and does not read; then nobody listens to it.
                 read = reader.read(&mut input), if waiting < PUBLISHED_BYTES_MAX => {
                     let bytes = match read {
-                        Ok(0) | Err(_) => return,
+                        Ok(0) | Err(_) => return Ok(()),
                         Ok(count) => input.get(..count).unwrap_or_default(),
                     };
                     if let Err(reason) = self.hear(&mut connection, bytes, &wake) {
-                        self.log.info(format!("{}: a connection is closed: {reason}", self.name));
                         let _ = timeout(LINGER, writer.write_all(&connection.output)).await;
-                        return;
+                        return Err(reason);
                     }
                 }
                 written = writer.write(&connection.output), if waiting > 0 => match written {
-                    Ok(0) | Err(_) => return,
+                    Ok(0) | Err(_) => return Ok(()),
                     Ok(count) => drop(connection.output.drain(..count)),
                 },
                 () = wake.notified(), if waiting == 0 => {}
-                () = handshake_end(&connection, handshake_until) => return,
+                () = handshake_end(&connection, handshake_until) => {
+                    return Err("no handshake in time".to_owned());
+                }
                 () = left(&mut self.stay) => {
                     let _ = timeout(LINGER, async {
                         loop {
@@ -229,7 +241,7 @@ impl Visit {
                         }
                     })
                     .await;
-                    return;
+                    return Ok(());
                 }
             }
         }

@@ -10,10 +10,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::complaints::Complaints;
 use super::connection::{Connection, Event, Role};
 use super::limits::{
     ACCEPT_PAUSE, CONNECTIONS_MAX, HANDSHAKE_TIMEOUT, LINGER, READ_BYTES, REPLIES_BYTES_HIGH,
@@ -22,6 +23,7 @@ use super::limits::{
 use super::listener::{AcceptError, Listener};
 use super::message::{Parts, write_message};
 use super::stream::Stream;
+use crate::engine::Level;
 use crate::shells::control::Stay;
 use crate::shells::log::Log;
 
@@ -58,6 +60,7 @@ pub async fn serve(
     log: Log,
     name: &'static str,
 ) {
+    let mut complaints = Complaints::new(log, name);
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut visits = JoinSet::new();
     loop {
@@ -76,15 +79,17 @@ pub async fn serve(
                         ended
                     });
                 }
-                Err(AcceptError::Refused(error)) => log.warning(format!("{name}: {error}")),
                 Err(error) => {
-                    log.warning(format!("{name}: {error}"));
-                    sleep(ACCEPT_PAUSE).await;
+                    complaints.tell(Level::Warning, &error.to_string());
+                    if matches!(error, AcceptError::System(_)) {
+                        sleep(ACCEPT_PAUSE).await;
+                    }
                 }
             },
             Some(ended) = visits.join_next(), if !visits.is_empty() => {
                 if let Ok(Ended::Misbehaved(reason)) = ended {
-                    log.info(format!("{name}: a connection is closed: {reason}"));
+                    let text = format!("a connection is closed: {reason}");
+                    complaints.tell(Level::Info, &text);
                 }
             }
             () = left(&mut stay) => break,
@@ -116,14 +121,21 @@ struct Visit<S> {
     reader: ReadHalf<Stream>,
     writer: WriteHalf<Stream>,
     connection: Connection,
-    /// Replies that go out as they become ready, and the makers of the others.
-    working: JoinSet<Option<Parts>>,
+    /// Whoever makes replies; ends with the connection.
+    working: JoinSet<()>,
+    /// How many of them have not told what they have made.
+    unfinished: usize,
+    /// Replies in the order in which they became ready, and nothing for each that goes elsewhere.
+    made: mpsc::UnboundedReceiver<Option<Parts>>,
+    maker: mpsc::UnboundedSender<Option<Parts>>,
     line: Line,
 }
 
 impl<S: Service> Visit<S> {
     fn new(stream: Stream, service: S, stay: watch::Receiver<Stay>) -> Self {
         let (reader, writer) = tokio::io::split(stream);
+        // Bounded by the number of requests that are worked on.
+        let (maker, made) = mpsc::unbounded_channel();
         Self {
             service,
             stay,
@@ -131,6 +143,9 @@ impl<S: Service> Visit<S> {
             writer,
             connection: Connection::new(Role::Router),
             working: JoinSet::new(),
+            unfinished: 0,
+            made,
+            maker,
             line: Line::new(),
         }
     }
@@ -150,7 +165,8 @@ impl<S: Service> Visit<S> {
                     (_, set) => set,
                 };
             }
-            let busy = self.working.len() >= REQUESTS_AT_ONCE_MAX;
+            while self.working.try_join_next().is_some() {}
+            let busy = self.unfinished >= REQUESTS_AT_ONCE_MAX;
             let hears = !busy && waiting < REPLIES_BYTES_HIGH;
             tokio::select! {
                 read = self.reader.read(&mut input), if hears => {
@@ -171,8 +187,9 @@ impl<S: Service> Visit<S> {
                         deadline = None;
                     }
                 }
-                Some(reply) = self.working.join_next(), if !self.working.is_empty() => {
-                    if let Ok(Some(parts)) = reply {
+                Some(reply) = self.made.recv(), if self.unfinished > 0 => {
+                    self.unfinished -= 1;
+                    if let Some(parts) = reply {
                         write_message(&parts, &mut self.connection.output);
                     }
                 }
@@ -199,7 +216,7 @@ impl<S: Service> Visit<S> {
 
     /// Begins what has been asked for, as far as there is room.
     async fn hear(&mut self) -> Result<(), String> {
-        while self.working.len() < REQUESTS_AT_ONCE_MAX {
+        while self.unfinished < REQUESTS_AT_ONCE_MAX {
             match self.connection.poll_event() {
                 Ok(Some(Event::Message(message))) => {
                     if let Some(pending) = self.service.begin(message).await {
@@ -215,20 +232,23 @@ impl<S: Service> Visit<S> {
     }
 
     fn work_on(&mut self, pending: Pending) {
-        match pending.turn {
-            Turn::WhenReady => {
-                self.working.spawn(pending.reply);
-            }
-            Turn::InOrder => {
-                let (made, ready) = oneshot::channel();
-                self.line.push_back(ready);
-                self.working.spawn(async move {
-                    // Whoever waits for it may have gone.
-                    let _ = made.send(pending.reply.await);
-                    None
-                });
-            }
+        self.unfinished += 1;
+        let maker = self.maker.clone();
+        let (made, ready) = oneshot::channel();
+        if pending.turn == Turn::InOrder {
+            self.line.push_back(ready);
         }
+        self.working.spawn(async move {
+            let reply = pending.reply.await;
+            // Whoever waits for it may have gone.
+            let _ = match pending.turn {
+                Turn::WhenReady => maker.send(reply).map_err(drop),
+                Turn::InOrder => {
+                    let _ = made.send(reply);
+                    maker.send(None).map_err(drop)
+                }
+            };
+        });
     }
 
     /// Tells the peer what is left to be told, and closes.
@@ -240,8 +260,11 @@ impl<S: Service> Visit<S> {
     /// Replies that are on their way are the last.
     async fn leave(mut self) -> Ended {
         let _ = timeout(LINGER, async {
-            while let Some(reply) = self.working.join_next().await {
-                if let Ok(Some(parts)) = reply {
+            while self.unfinished > 0
+                && let Some(reply) = self.made.recv().await
+            {
+                self.unfinished -= 1;
+                if let Some(parts) = reply {
                     write_message(&parts, &mut self.connection.output);
                 }
             }
