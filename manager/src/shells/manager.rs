@@ -19,6 +19,7 @@ use super::control::COMMANDS_WAITING_MAX;
 use super::control::wire::EventLine;
 use super::farewell::{self, KernelEnd};
 use super::greeting::Greeting;
+use super::hooks::{HookNews, HookRunner};
 use super::launch::{Circumstances, PrepareError, needs_lookup, process_spec, socket_spec};
 use super::link::{Holder, KernelLink, LinkEvent};
 use super::listeners::{Handing, Listeners};
@@ -28,9 +29,7 @@ use super::signals::{ManagerSignal, Signals};
 use crate::command::{Command, End, Reload, Response};
 use crate::config::load_file;
 use crate::config::model::Configuration;
-use crate::engine::{
-    Action, CommandId, Engine, HookAnswer, Input, Outcome, SpawnErrorKind, SpawnRequest,
-};
+use crate::engine::{Action, CommandId, Engine, Input, Outcome, SpawnErrorKind, SpawnRequest};
 
 /// How long commands wait for the first connection to the kernel. A manager that has just begun
 /// knows nothing yet, and would have to say that nothing runs.
@@ -98,6 +97,8 @@ struct Running {
     manager: Manager,
     replies: BTreeMap<CommandId, oneshot::Sender<Response>>,
     next_command: u64,
+    /// Calls hooks.
+    hooks: HookRunner,
     /// Sockets whose hosts are being looked up.
     lookups: JoinSet<(String, Result<SocketSpec, PrepareError>)>,
     /// The configuration file while it is read.
@@ -120,10 +121,12 @@ impl Manager {
         mut signals: Signals,
     ) -> Ended {
         let had_terminal = std::io::stderr().is_terminal();
+        let hooks = HookRunner::new(self.around.clone());
         let mut running = Running {
             manager: self,
             replies: BTreeMap::new(),
             next_command: 1,
+            hooks,
             lookups: JoinSet::new(),
             reads: JoinSet::new(),
             interrupts: 0,
@@ -155,6 +158,7 @@ impl Manager {
                     Some(event) => running.handle_output(event),
                     None => return Ended::Failed("the thread that stores output has ended"),
                 },
+                news = running.hooks.next() => running.handle_hook(news),
                 Some(found) = running.lookups.join_next() => {
                     if let Ok((socket, spec)) = found {
                         running.make_socket(socket, spec);
@@ -288,6 +292,13 @@ impl Running {
         }
     }
 
+    fn handle_hook(&mut self, news: HookNews) {
+        match news {
+            HookNews::Answer(hook, answer) => self.input(Input::HookAnswered { hook, answer }),
+            HookNews::Log(level, text) => self.manager.log.write(level, &text),
+        }
+    }
+
     fn handle_signal(&mut self, signal: ManagerSignal, hung_up: bool) -> Leave {
         if signal != ManagerSignal::HangUp || hung_up {
             self.manager.greeting.cancel();
@@ -396,13 +407,10 @@ impl Running {
                 let _ = self.manager.events.send(Arc::new(EventLine::from(&event)));
             }
             Action::CallHook(request) => {
-                let answer = HookAnswer::Failed("hooks are not run yet".to_owned());
-                self.input(Input::HookAnswered {
-                    hook: request.id,
-                    answer,
-                });
+                let configuration = self.manager.configuration.borrow().clone();
+                self.hooks.call(&request, &configuration);
             }
-            Action::CancelHook { hook: _ } => {}
+            Action::CancelHook { hook } => self.hooks.cancel(hook),
             Action::Log { level, text } => self.manager.log.write(level, &text),
             Action::Finished(outcome) => self.finished = Some(outcome),
         }

@@ -9,6 +9,7 @@ pub mod control;
 pub mod farewell;
 pub mod greeting;
 pub mod history;
+pub mod hooks;
 pub mod kernel_report;
 pub mod launch;
 pub mod link;
