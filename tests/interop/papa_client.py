@@ -284,8 +284,10 @@ class ProcessTest(unittest.TestCase):
             "say(1, b'last\\n')\n"
             "say(2, b'end\\n')\n"
         )
-        with connect() as p:
-            p.make_process("tiny", sys.executable, args=["-c", script], bufsize=14)
+        with tempfile.NamedTemporaryFile("w", suffix=".py") as file, connect() as p:
+            file.write(script)
+            file.flush()
+            p.make_process("tiny", sys.executable, args=[file.name], bufsize=14)
             wait_for("its end", lambda: not p.list_processes()["tiny"]["running"])
             out, err, _ = read_until_closed(p.watch_processes("tiny"))
             self.assertEqual(("last\n", "end\n"), (text(out), text(err)))

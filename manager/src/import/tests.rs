@@ -188,6 +188,15 @@ fn pm2_apps_keep_their_interpreter_counts_and_environment() {
 }
 
 #[test]
+fn a_procfile_line_without_words_is_left_to_the_shell() {
+    for line in ["\\", "it's", "\"\"", "\"\" x"] {
+        let stack = import_procfile(&format!("p: {line}\n"), "/").unwrap();
+        let words = shlex::split(&loaded(&stack).watchers[0].cmd).unwrap();
+        assert_eq!(words, ["sh", "-c", line]);
+    }
+}
+
+#[test]
 fn what_an_ini_file_cannot_hold_is_left_out_and_said() {
     let stack = import_pm2(
         r#"[{"script": "x", "interpreter": "none", "env": {"A": "b ;c", "D": "e\nf", "G": "h"}}]"#,

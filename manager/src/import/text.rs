@@ -15,7 +15,12 @@ pub(super) fn shell_command(line: &str) -> String {
     // What a shell would act on. Circus's own `shell` quotes every word, so that none of it works.
     const ACTIVE: &str = "|&;<>()$`*?[]{}~#\n";
     let first = line.split_whitespace().next().unwrap_or_default();
-    if !line.contains(|c| ACTIVE.contains(c)) && !first.contains('=') {
+    // With half a pair of quotes there are no words: the shell shall say what is wrong.
+    let has_words = || {
+        let words = shlex::split(line);
+        words.is_some_and(|words| words.first().is_some_and(|word| !word.is_empty()))
+    };
+    if !line.contains(|c| ACTIVE.contains(c)) && !first.contains('=') && has_words() {
         return line.trim().to_owned();
     }
     // Two quotes before a semicolon mean nothing to the shell, and keep it from the comment.
