@@ -286,3 +286,34 @@ fn options_watchers_and_the_file_change_at_run_time() {
     );
     assert_eq!(manager.pids("one").unwrap(), before);
 }
+
+#[test]
+fn the_kernel_is_upgraded_from_the_command_line() {
+    let (kernel, scratch, manager) = started();
+    let (pid, before) = (kernel.client().welcome().pid, manager.pids("two").unwrap());
+    let program = binaries::kernel().to_str().unwrap();
+    let check = kingpole(&scratch, &["upgrade", "--kernel", program, "--check"]);
+    let said = describe(code(&check, 0));
+    assert!(said.contains("nothing has happened"), "{said}");
+    let refused = kingpole(&scratch, &["upgrade", "--kernel", "/bin/true"]);
+    let said = describe(code(&refused, 1));
+    assert!(said.contains("/bin/true"), "{said}");
+    assert_eq!(kernel.client().welcome().generation, 1);
+    let done = kingpole(&scratch, &["upgrade", "--kernel", program, "--json"]);
+    let done: Value = serde_json::from_slice(&code(&done, 0).stdout).unwrap();
+    assert_eq!(done["done"], true, "{done}");
+    assert!(
+        done["message"].as_str().unwrap().contains("became"),
+        "{done}"
+    );
+    let welcome = kernel.client().welcome().clone();
+    assert_eq!((welcome.pid, welcome.generation), (pid, 2));
+    assert_eq!(manager.pids("two").unwrap(), before);
+    // Without a path: the one that is installed beside the command.
+    let done = kingpole(&scratch, &["upgrade", "--kernel"]);
+    code(&done, 0);
+    assert_eq!(kernel.client().welcome().generation, 3);
+    let nobody = Scratch::new();
+    code(&kingpole(&nobody, &["upgrade", "--kernel", program]), 3);
+    code(&kingpole(&nobody, &["upgrade", "--manager"]), 3);
+}

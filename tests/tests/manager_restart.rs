@@ -6,10 +6,11 @@ use kingpole_protocol::spec::SocketAddress;
 use kingpole_protocol::{Fence, client::blocking::Client};
 use kingpole_tests::manager::{self, Manager, describe, json};
 use kingpole_tests::puppet::{Stage, Strings};
+use kingpole_tests::rotated::{content, parts};
 use kingpole_tests::{Kernel, Scratch, binaries, http, lines, pattern, wait};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -31,36 +32,6 @@ fn file_stream(path: &Path, more: &str) -> String {
         "stdout_stream.class = FileStream\nstdout_stream.filename = {}\n{more}",
         path.display()
     )
-}
-
-/// The rotated files of a log, oldest first, and the log itself.
-fn parts(log: &Path) -> Vec<PathBuf> {
-    let directory = log.parent().expect("a directory");
-    let stem = format!("{}.", log.file_name().unwrap().to_str().unwrap());
-    let mut numbered: Vec<(u64, PathBuf)> = std::fs::read_dir(directory)
-        .unwrap()
-        .filter_map(|entry| {
-            let path = entry.unwrap().path();
-            let number = path
-                .file_name()?
-                .to_str()?
-                .strip_prefix(&stem)?
-                .parse()
-                .ok()?;
-            Some((number, path))
-        })
-        .collect();
-    numbered.sort_by(|a, b| b.cmp(a));
-    let mut all: Vec<PathBuf> = numbered.into_iter().map(|(_, path)| path).collect();
-    all.push(log.to_owned());
-    all
-}
-
-fn content(log: &Path) -> Vec<u8> {
-    parts(log)
-        .iter()
-        .flat_map(|part| std::fs::read(part).unwrap_or_default())
-        .collect()
 }
 
 fn kernel_pids(client: &mut Client) -> BTreeMap<String, i32> {

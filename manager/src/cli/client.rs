@@ -86,6 +86,17 @@ impl ManagerClient {
         })
     }
 
+    /// The same, for at most so long.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub fn get_within(&self, path: &str, limit: Duration) -> Result<Value, Failure> {
+        self.wait(Patience::For(limit), async {
+            let response = self.send(Method::GET, path, Vec::new()).await?;
+            whole(response).await
+        })
+    }
+
     /// Sends a command and waits for its answer as it came.
     ///
     /// # Errors
@@ -99,10 +110,28 @@ impl ManagerClient {
         })
     }
 
-    /// The same, read.
+    /// Sends something else with POST and waits for its answer.
     ///
     /// # Errors
     /// As [`Self::command_value`].
+    pub fn post(
+        &self,
+        path: &str,
+        body: &impl serde::Serialize,
+        patience: Patience,
+    ) -> Result<Value, Failure> {
+        let body = serde_json::to_vec(body)
+            .map_err(|error| Failure::failed(format!("the request cannot be written: {error}")))?;
+        self.wait(patience, async {
+            let response = self.send(Method::POST, path, body).await?;
+            whole(response).await
+        })
+    }
+
+    /// As [`Self::command_value`], read.
+    ///
+    /// # Errors
+    /// The same.
     pub fn command(&self, command: &Command, patience: Patience) -> Result<Answer, Failure> {
         let value = self.command_value(command, patience)?;
         serde_json::from_value(value).map_err(|error| {

@@ -10,10 +10,10 @@ use super::client::directory;
 use super::exit::HELP;
 use super::failure::{Failure, Outcome};
 use super::run::{conclude, load, prepare_log};
+use super::succession::{Succession, lock, stand_by};
 use crate::engine::Level;
 use crate::shells::log::{Decoration, Log};
 use crate::shells::manager::OnInterrupt;
-use crate::shells::place::ManagerLock;
 use crate::shells::startup::{self, Setup, Show};
 
 /// Manages the programs of a Circus configuration; they live in the process kernel and go on without
@@ -39,6 +39,8 @@ struct Cli {
     /// Where the process id is written; wins over pidfile of the file
     #[arg(long, value_name = "FILE")]
     pidfile: Option<PathBuf>,
+    #[command(flatten)]
+    succession: Succession,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -58,6 +60,7 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Outcome {
     let since = Instant::now();
+    let resumed = cli.succession.begin()?;
     let mut configuration = load(&cli.file)?;
     if let Some(output) = cli.log_output {
         configuration.global.logoutput = Some(output);
@@ -75,8 +78,10 @@ fn run(cli: Cli) -> Outcome {
         Some(LevelName::Debug) => log.set_least(Level::Debug),
     }
     let runtime_dir = directory(cli.runtime_dir.as_deref());
-    let lock =
-        ManagerLock::take(&runtime_dir).map_err(|error| Failure::failed(error.to_string()))?;
+    if cli.succession.standby {
+        return stand_by(configuration, &runtime_dir);
+    }
+    let lock = lock(&runtime_dir, resumed.as_ref())?;
     let setup = Setup {
         configuration,
         runtime_dir,
@@ -84,6 +89,7 @@ fn run(cli: Cli) -> Outcome {
         show: Show::AsConfigured,
         on_interrupt: OnInterrupt::Quit,
         since,
+        resumed,
     };
     let ended = startup::run(setup, lock).map_err(|error| Failure::failed(error.to_string()))?;
     conclude(ended, &log)

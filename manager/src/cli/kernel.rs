@@ -45,28 +45,27 @@ pub(super) fn run(arguments: &Arguments, dir: &Path) -> Outcome {
 
 /// Why the kernel does not answer.
 pub(super) fn unreachable_kernel(socket: &Path, error: &ClientError) -> Failure {
-    let place = socket.display();
     match error {
-        ClientError::Connect { source, .. }
-            if matches!(
-                source.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
-            ) =>
-        {
-            let reason = describe(source);
+        ClientError::Connect { source, .. } => unreachable_socket(socket, source),
+        error => {
+            let place = socket.display();
+            let text = format!("cannot reach the process kernel at {place}: {error}");
+            Failure::new(Exit::CannotReach, text)
+        }
+    }
+}
+
+/// The same, for an error of the system.
+pub(super) fn unreachable_socket(socket: &Path, error: &io::Error) -> Failure {
+    let (place, reason) = (socket.display(), describe(error));
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
             let text =
                 format!("no process kernel at {place}: {reason}; `kingpole run FILE` starts one");
             Failure::new(Exit::NotRunning, text)
         }
-        ClientError::Connect { source, .. } => {
-            let text = format!(
-                "cannot reach the process kernel at {place}: {}",
-                describe(source)
-            );
-            Failure::new(Exit::CannotReach, text)
-        }
-        error => {
-            let text = format!("cannot reach the process kernel at {place}: {error}");
+        _ => {
+            let text = format!("cannot reach the process kernel at {place}: {reason}");
             Failure::new(Exit::CannotReach, text)
         }
     }

@@ -38,7 +38,9 @@ mod start;
 mod stats;
 mod status;
 mod stop;
+mod succession;
 pub mod table;
+mod upgrade;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -49,6 +51,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use self::client::directory;
 use self::exit::{Exit, HELP};
 use self::failure::{Failure, Outcome};
+use crate::shells::upgrade::probation;
 
 /// Supervises programs that outlive their supervisor.
 #[derive(Debug, Parser)]
@@ -120,6 +123,8 @@ enum Verb {
     Quit(quit::Arguments),
     /// End the manager only; everything runs on
     Detach(detach::Arguments),
+    /// Replace the program of the manager or of the process kernel; everything runs on
+    Upgrade(upgrade::Arguments),
     /// Print what a shell's Tab key needs
     Completions(completions::Arguments),
     /// Print or write the manual pages
@@ -162,6 +167,7 @@ pub fn main() -> ExitCode {
         Verb::Signal(arguments) => signal::run(arguments, &dir),
         Verb::Quit(arguments) => quit::run(&arguments, &dir),
         Verb::Detach(arguments) => detach::run(&arguments, &dir),
+        Verb::Upgrade(arguments) => upgrade::run(&arguments, &dir),
         Verb::Completions(arguments) => completions::run(&arguments, &mut Cli::command()),
         Verb::Man(arguments) => man::run(&arguments, Cli::command()),
         Verb::Kernel(arguments) => kernel::run(&arguments, &dir),
@@ -175,6 +181,8 @@ pub fn conclude(outcome: Outcome) -> ExitCode {
     match outcome {
         Ok(exit) => exit.into(),
         Err(Failure { exit, message }) => {
+            // The program before goes on then, and says it in its own log.
+            probation::fail(message.as_deref().unwrap_or("the new manager ended"));
             if let Some(message) = message {
                 // With standard error gone there is nobody to tell.
                 let _ = writeln!(std::io::stderr(), "kingpole: {message}");

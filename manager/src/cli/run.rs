@@ -13,13 +13,13 @@ use kingpole_protocol::places::{Address, KERNEL_SOCKET};
 use super::exit::Exit;
 use super::failure::{Failure, Outcome};
 use super::kernel::unreachable_kernel;
+use super::succession::{Succession, lock, stand_by};
 use crate::config::check::render_diagnostics;
 use crate::config::load_file;
 use crate::config::model::Configuration;
 use crate::engine::{Level, Outcome as EngineOutcome};
 use crate::shells::log::{Decoration, Log, least_level};
 use crate::shells::manager::{Ended, OnInterrupt};
-use crate::shells::place::ManagerLock;
 use crate::shells::startup::{self, Setup, Show};
 
 /// How long a kernel that was started may take to answer.
@@ -35,15 +35,21 @@ const KERNEL_PROGRAM: &str = "kingpole-kernel";
 pub(super) struct Arguments {
     /// The configuration file
     file: PathBuf,
+    #[command(flatten)]
+    succession: Succession,
 }
 
 pub(super) fn run(arguments: Arguments, dir: &Path) -> Outcome {
     let since = Instant::now();
+    let resumed = arguments.succession.begin()?;
     let configuration = load(&arguments.file)?;
+    if arguments.succession.standby {
+        return stand_by(configuration, dir);
+    }
     let log = Log::stderr(Level::Info, Decoration::Console);
     prepare_log(&log, &configuration);
     // Before a kernel is started for a manager that may not be.
-    let lock = ManagerLock::take(dir).map_err(|error| Failure::failed(error.to_string()))?;
+    let lock = lock(dir, resumed.as_ref())?;
     let socket = dir.join(KERNEL_SOCKET);
     let (welcome, found) = match greet(&socket) {
         Ok(welcome) => (welcome, "found"),
@@ -63,6 +69,7 @@ pub(super) fn run(arguments: Arguments, dir: &Path) -> Outcome {
         show: Show::Decorated,
         on_interrupt,
         since,
+        resumed,
     };
     let ended = startup::run(setup, lock).map_err(|error| Failure::failed(error.to_string()))?;
     conclude(ended, &log)
@@ -120,6 +127,8 @@ pub(crate) fn conclude(ended: Ended, log: &Log) -> Outcome {
                 "everything of ours is stopped; the process kernel stays: {reason}"
             ));
         }
+        // Whoever runs a manager sees to that before.
+        Ended::Upgrading(_) => {}
         Ended::Failed(reason) => {
             return Err(Failure::failed(format!(
                 "{reason}; the children run on, start the manager again"
@@ -189,7 +198,7 @@ fn start_kernel(dir: &Path, socket: &Path) -> Result<Welcome, Failure> {
 }
 
 /// Next to this program, as it is installed and built; else wherever PATH finds it.
-fn kernel_program() -> PathBuf {
+pub(super) fn kernel_program() -> PathBuf {
     let beside = std::env::current_exe()
         .ok()
         .and_then(|own| Some(own.parent()?.join(KERNEL_PROGRAM)));

@@ -205,6 +205,6 @@ fn refused(kind: RefusalKind, reason: &str) -> Refusal {
 }
 
 /// The manager ended before it could answer.
-fn leaving() -> Refusal {
+pub(super) fn leaving() -> Refusal {
     refused(RefusalKind::Leaving, "the manager is leaving")
 }

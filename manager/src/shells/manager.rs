@@ -1,6 +1,8 @@
 //! The loop that owns the engine: tells it what happens and does what it asks for, one thing at a
 //! time. It decides nothing but how the world's words are said in the engine's.
 
+mod upgrading;
+
 use std::collections::BTreeMap;
 use std::future::pending;
 use std::io::IsTerminal;
@@ -10,13 +12,13 @@ use std::time::Duration;
 
 use kingpole_protocol::spec::SocketSpec;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep_until};
 
 use super::asking::CommandRequest;
 use super::clock;
-use super::control::COMMANDS_WAITING_MAX;
 use super::control::wire::EventLine;
+use super::control::{COMMANDS_WAITING_MAX, Stay};
 use super::farewell::{self, KernelEnd};
 use super::greeting::Greeting;
 use super::hooks::{HookNews, HookRunner};
@@ -26,6 +28,7 @@ use super::listeners::{Handing, Listeners};
 use super::log::Log;
 use super::output::{Output, OutputEvent};
 use super::signals::{ManagerSignal, Signals};
+use super::upgrade::{Plan, Ready, UpgradeRequest, probation};
 use crate::command::{Command, End, Reload, Response};
 use crate::config::load_file;
 use crate::config::model::Configuration;
@@ -60,8 +63,20 @@ pub enum Ended {
     Refused(Holder),
     /// It was told to leave at once.
     Abandoned,
+    /// It has left, so that this process can become another program.
+    Upgrading(Plan),
     /// Something of ours broke; the next manager goes on where this one stopped.
     Failed(&'static str),
+}
+
+/// What comes to the loop from outside.
+pub struct Inboxes {
+    /// From the control servers.
+    pub commands: mpsc::Receiver<CommandRequest>,
+    /// The same, for what is not the engine's.
+    pub upgrades: mpsc::Receiver<UpgradeRequest>,
+    /// Told when the control server has answered everybody, after [`Manager::stay`] said so.
+    pub served: oneshot::Receiver<()>,
 }
 
 /// Everything the loop works with.
@@ -90,6 +105,10 @@ pub struct Manager {
     pub greeting: Greeting,
     /// Where clients come in.
     pub listeners: Listeners,
+    /// Told to stop accepting clients before an upgrade; what it says afterwards is no matter.
+    pub stay: watch::Sender<Stay>,
+    /// Told once the kernel's facts are known and everything that follows from them was asked for.
+    pub healthy: Option<watch::Sender<bool>>,
 }
 
 /// The loop's own memory.
@@ -111,15 +130,28 @@ struct Running {
     /// When lines without an end are shown as they are.
     finish_lines_at: Option<Instant>,
     finished: Option<Outcome>,
+    upgrading: Upgrading,
+}
+
+/// How far an upgrade has come.
+enum Upgrading {
+    No,
+    /// A candidate rehearses, for whoever asked.
+    Rehearsing(JoinHandle<Result<Ready, String>>, Box<UpgradeRequest>),
+    /// Clients that wait are answered, until then.
+    Answering(Plan, Instant),
+    /// The engine leaves.
+    Leaving(Plan),
 }
 
 impl Manager {
-    /// Runs until the engine has finished. `commands` come from the control servers.
-    pub async fn run(
-        self,
-        mut commands: mpsc::Receiver<CommandRequest>,
-        mut signals: Signals,
-    ) -> Ended {
+    /// Runs until the engine has finished.
+    pub async fn run(self, inboxes: Inboxes, mut signals: Signals) -> Ended {
+        let Inboxes {
+            mut commands,
+            mut upgrades,
+            mut served,
+        } = inboxes;
         let had_terminal = std::io::stderr().is_terminal();
         let hooks = HookRunner::new(self.around.clone());
         let mut running = Running {
@@ -134,6 +166,7 @@ impl Manager {
             deaf_until: Some(Instant::now() + FIRST_FACTS_PATIENCE),
             finish_lines_at: None,
             finished: None,
+            upgrading: Upgrading::No,
         };
         let history = running.manager.output.history().clone();
         loop {
@@ -141,6 +174,7 @@ impl Manager {
             if let Some(outcome) = running.finished {
                 return running.finish(outcome).await;
             }
+            let answers_until = running.upgrading.answers_until();
             let deadline = running.manager.engine.poll_deadline().map(instant);
             tokio::select! {
                 event = running.manager.link.next() => {
@@ -175,6 +209,10 @@ impl Manager {
                         return Ended::Abandoned;
                     }
                 }
+                Some(request) = upgrades.recv() => running.start_rehearsal(request),
+                ready = running.upgrading.rehearsed() => running.handle_rehearsed(ready),
+                _ = &mut served, if answers_until.is_some() => running.leave_for_upgrade(),
+                () = at(answers_until), if answers_until.is_some() => running.leave_for_upgrade(),
                 () = at(deadline) => running.manager.engine.handle_deadline(clock::now()),
                 () = history.line_begun(), if running.finish_lines_at.is_none() => {
                     running.finish_lines_at = Some(Instant::now() + UNFINISHED_LINE_PATIENCE);
@@ -367,6 +405,12 @@ impl Running {
             }
         }
         self.manager.link.flush();
+        if self.connected
+            && let Some(healthy) = self.manager.healthy.take()
+        {
+            probation::pass();
+            healthy.send_replace(true);
+        }
     }
 
     fn perform(&mut self, action: Action) {
@@ -484,6 +528,9 @@ impl Running {
         // First, so that what it stores is acknowledged while the lease is still ours.
         for (level, text) in manager.output.finish().await {
             manager.log.write(level, &text);
+        }
+        if let (Outcome::Detached, Upgrading::Leaving(plan)) = (outcome, &self.upgrading) {
+            return Ended::Upgrading(plan.clone());
         }
         if matches!(outcome, Outcome::Quit | Outcome::ShutDown) {
             // Nobody comes to serve those who would wait in them.

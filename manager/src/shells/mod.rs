@@ -22,4 +22,5 @@ pub mod processes;
 pub mod signals;
 pub mod startup;
 pub mod streams;
+pub mod upgrade;
 pub mod zmtp;

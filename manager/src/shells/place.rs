@@ -3,7 +3,8 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -64,7 +65,7 @@ fn system(path: &Path, error: &io::Error) -> PlaceTaken {
 /// The right to be the manager of a runtime directory, held as long as this lives.
 #[derive(Debug)]
 pub struct ManagerLock {
-    _lock: Flock<File>,
+    lock: Flock<File>,
 }
 
 impl ManagerLock {
@@ -104,7 +105,34 @@ impl ManagerLock {
             .and_then(|()| lock.rewind())
             .and_then(|()| writeln!(lock, "{}", std::process::id()));
         written.map_err(|error| system(&path, &error))?;
-        Ok(Self { _lock: lock })
+        Ok(Self { lock })
+    }
+
+    /// Goes on with the lock that the program before in this process has left.
+    ///
+    /// # Errors
+    /// When it is not that of this directory, or not ours.
+    pub fn adopt(runtime_dir: &Path, lock: OwnedFd) -> Result<Self, PlaceTaken> {
+        let path = runtime_dir.join(MANAGER_LOCK);
+        let failed = |error: io::Error| system(&path, &error);
+        let file = File::from(lock);
+        let same = |a: fs::Metadata, b: fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+        let found = fs::metadata(&path).map_err(failed)?;
+        if !same(file.metadata().map_err(failed)?, found) {
+            let reason = "is not the lock that the program before left".to_owned();
+            return Err(PlaceTaken::System { path, reason });
+        }
+        // Of the same open file, so it is ours already.
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Self { lock }),
+            Err((_, error)) => Err(failed(error.into())),
+        }
+    }
+
+    /// Number of its descriptor.
+    #[must_use]
+    pub fn number(&self) -> RawFd {
+        self.lock.as_raw_fd()
     }
 }
 

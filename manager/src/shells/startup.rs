@@ -7,22 +7,23 @@ use std::time::{Duration, Instant};
 
 use kingpole_protocol::places::{Address, KERNEL_SOCKET, MANAGER_SOCKET};
 use nix::sys::stat::{Mode, umask};
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::asking::Asker;
 use super::circus::endpoints as circus;
 use super::console::{Color, Console, Renderer};
-use super::control::{self, About, COMMANDS_WAITING_MAX, Control, EVENTS_KEPT, Stay};
+use super::control::{self, About, COMMANDS_WAITING_MAX, Control, EVENTS_KEPT, Stay, Upgrades};
 use super::greeting::Greeting;
 use super::history::History;
 use super::launch::Circumstances;
 use super::link::{KernelLink, LinkSettings};
 use super::listeners::{HeldListener, ListenError, Listeners};
 use super::log::Log;
-use super::manager::{Ended, Manager, OnInterrupt};
+use super::manager::{Ended, Inboxes, Manager, OnInterrupt};
 use super::place::{ManagerLock, Pidfile, PlaceTaken};
 use super::signals::Signals;
 use super::streams::{ConsoleLines, StreamsSettings};
+use super::upgrade::{self, Resumed};
 use crate::config::model::Configuration;
 use crate::engine::{Engine, Settings};
 
@@ -90,6 +91,8 @@ pub struct Setup {
     pub on_interrupt: OnInterrupt,
     /// When the program began, for what it says of itself.
     pub since: Instant,
+    /// What the program before in this process has left.
+    pub resumed: Option<Resumed>,
 }
 
 /// Runs a manager until it ends. `lock` is that of its runtime directory.
@@ -119,9 +122,16 @@ pub fn run(setup: Setup, lock: ManagerLock) -> Result<Ended, StartError> {
         .thread_keep_alive(HELPER_THREAD_KEEP_ALIVE)
         .build()
         .map_err(system("the event loop cannot be made"))?;
+    let log = setup.log.clone();
     let ended = runtime.block_on(serve(setup, listeners.clone(), control, around));
     runtime.shutdown_background();
     listeners.leave();
+    if let Ok(Ended::Upgrading(plan)) = &ended {
+        // Does not come back, unless neither program can be executed.
+        let reason = upgrade::replace::go(plan, &lock);
+        log.error(format!("upgrade: {reason}"));
+        return Ok(Ended::Failed("this process cannot become another program"));
+    }
     drop((pidfile, lock));
     ended
 }
@@ -139,8 +149,10 @@ async fn serve(
         show,
         on_interrupt,
         since,
+        resumed,
     } = setup;
     let signals = Signals::listen().map_err(system("signals cannot be listened to"))?;
+    upgrade::replace::let_signals_come();
     let socket = runtime_dir.join(KERNEL_SOCKET);
     let engine = Engine::new(
         Settings {
@@ -155,6 +167,7 @@ async fn serve(
         lease: NAMESPACE.to_owned(),
         values_prefix: engine.values_prefix(),
         lease_patience: LEASE_PATIENCE,
+        resume: resumed.as_ref().and_then(|resumed| resumed.lease),
     });
     let history = History::default();
     let console = match show {
@@ -186,6 +199,7 @@ async fn serve(
     let (configuration, current) = watch::channel(Arc::new(configuration));
     let (events, _) = broadcast::channel(EVENTS_KEPT);
     let (commands, inbox) = mpsc::channel(COMMANDS_WAITING_MAX);
+    let (asked_upgrades, upgrades) = mpsc::channel(1);
     let (stay, staying) = watch::channel(Stay::Yes);
     let control = Control {
         asker: Asker::new(commands, about.kernel_socket.clone()),
@@ -194,6 +208,7 @@ async fn serve(
         configuration: current,
         stay: staying,
         about,
+        upgrades: Upgrades::new(asked_upgrades),
     };
     let circus = circus::Setup {
         configuration: control.configuration.clone(),
@@ -205,9 +220,22 @@ async fn serve(
         stay: control.stay.clone(),
         log: log.clone(),
     };
+    // On probation clients wait: for us, or for the program before.
+    let (healthy, is_healthy) = watch::channel(resumed.is_none());
+    let (all_served, served) = oneshot::channel();
     let server = tokio::spawn({
         let log = log.clone();
+        let mut is_healthy = is_healthy.clone();
         async move {
+            let _all_served: oneshot::Sender<()> = all_served;
+            if is_healthy.wait_for(|healthy| *healthy).await.is_err() {
+                return;
+            }
+            if let Some(resumed) = resumed {
+                let report = resumed.finished();
+                log.info(report.describe());
+                control.upgrades.tell(report);
+            }
             if let Err(error) = control::serve(listener, control, log.clone()).await {
                 log.error(format!(
                     "control: manager.sock is not served any more: {error}"
@@ -215,7 +243,12 @@ async fn serve(
             }
         }
     });
-    let circus = tokio::spawn(circus::serve(circus));
+    let circus = tokio::spawn(async move {
+        let mut is_healthy = is_healthy;
+        if is_healthy.wait_for(|healthy| *healthy).await.is_ok() {
+            circus::serve(circus).await;
+        }
+    });
     let greeting = Greeting::new(NAMESPACE, since);
     let manager = Manager {
         engine,
@@ -230,8 +263,15 @@ async fn serve(
         on_interrupt,
         greeting,
         listeners,
+        stay: stay.clone(),
+        healthy: Some(healthy),
     };
-    let ended = manager.run(inbox, signals).await;
+    let inboxes = Inboxes {
+        commands: inbox,
+        upgrades,
+        served,
+    };
+    let ended = manager.run(inboxes, signals).await;
     stay.send_replace(Stay::No);
     // Nobody who does not read keeps us here.
     let _ = tokio::time::timeout(LAST_ANSWERS_TIMEOUT, async {

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use super::{Stay, left};
 use crate::shells::listeners::{Connection, HeldListener};
 use crate::shells::log::Log;
 
@@ -26,16 +27,26 @@ pub(super) struct Door {
     places: Arc<Semaphore>,
     own_uid: u32,
     log: Log,
+    stay: watch::Receiver<Stay>,
+    unread: watch::Sender<usize>,
 }
 
 impl Door {
-    pub(super) fn new(listener: HeldListener, log: Log) -> Self {
+    pub(super) fn new(listener: HeldListener, stay: watch::Receiver<Stay>, log: Log) -> Self {
         Self {
+            stay,
+            unread: watch::channel(0).0,
             listener,
             places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             own_uid: nix::unistd::geteuid().as_raw(),
             log,
         }
+    }
+
+    /// How many visitors have been let in of whom nothing was read yet. A server that leaves at that
+    /// moment would lose their requests.
+    pub(super) fn unread(&self) -> watch::Receiver<usize> {
+        self.unread.subscribe()
     }
 
     fn admits(&self, uid: u32) -> bool {
@@ -53,7 +64,13 @@ impl axum::serve::Listener for Door {
                 // The semaphore is never closed.
                 std::future::pending().await
             };
-            match self.listener.accept().await {
+            let accepted = tokio::select! {
+                biased;
+                // From here on they wait in the socket's queue, for the next manager.
+                () = left(&mut self.stay) => std::future::pending().await,
+                accepted = self.listener.accept() => accepted,
+            };
+            match accepted {
                 // The control server speaks with people of this machine only.
                 Ok(Connection::Tcp(_)) => {}
                 Ok(Connection::Unix(stream)) => match stream.peer_cred() {
@@ -62,6 +79,7 @@ impl axum::serve::Listener for Door {
                             Visit {
                                 stream,
                                 _place: place,
+                                unread: Some(Unread::begin(&self.unread)),
                             },
                             (),
                         );
@@ -90,6 +108,24 @@ impl axum::serve::Listener for Door {
 pub(super) struct Visit {
     stream: UnixStream,
     _place: OwnedSemaphorePermit,
+    unread: Option<Unread>,
+}
+
+/// A visitor of whom nothing was read yet.
+#[derive(Debug)]
+struct Unread(watch::Sender<usize>);
+
+impl Unread {
+    fn begin(count: &watch::Sender<usize>) -> Self {
+        count.send_modify(|count| *count += 1);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count = count.saturating_sub(1));
+    }
 }
 
 impl AsyncRead for Visit {
@@ -98,7 +134,11 @@ impl AsyncRead for Visit {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if read.is_ready() {
+            self.unread = None;
+        }
+        read
     }
 }
 

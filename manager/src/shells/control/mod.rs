@@ -8,6 +8,7 @@ mod logs;
 mod parameters;
 mod stream;
 mod tail;
+pub mod upgrade;
 pub mod wire;
 
 #[cfg(test)]
@@ -15,7 +16,7 @@ mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
@@ -28,6 +29,7 @@ use tokio::sync::{broadcast, watch};
 
 use self::door::Door;
 use self::error::ControlError;
+pub use self::upgrade::Upgrades;
 use self::wire::{EventLine, ManagerInfo};
 use crate::command::{Answer, Command, Matching, Selection};
 use crate::config::model::Configuration;
@@ -36,6 +38,9 @@ use crate::shells::history::History;
 use crate::shells::kernel_report::{self, resident_kib};
 use crate::shells::listeners::HeldListener;
 use crate::shells::log::Log;
+
+/// How long a visitor may stay silent when the manager leaves.
+const UNREAD_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Longest request body.
 const BODY_BYTES_MAX: usize = 64 << 10;
@@ -89,6 +94,8 @@ pub struct Control {
     pub stay: watch::Receiver<Stay>,
     /// The rest.
     pub about: Arc<About>,
+    /// Upgrades of the manager.
+    pub upgrades: Upgrades,
 }
 
 /// Serves until the manager leaves and all answers are on their way.
@@ -97,8 +104,15 @@ pub struct Control {
 /// When the socket cannot be used at all.
 pub async fn serve(listener: HeldListener, control: Control, log: Log) -> std::io::Result<()> {
     let mut stay = control.stay.clone();
-    axum::serve(Door::new(listener, log), router(control))
-        .with_graceful_shutdown(async move { left(&mut stay).await })
+    let door = Door::new(listener, stay.clone(), log);
+    let mut unread = door.unread();
+    axum::serve(door, router(control))
+        .with_graceful_shutdown(async move {
+            left(&mut stay).await;
+            // Whoever was let in just now is heard; but not waited for if silent.
+            let heard = unread.wait_for(|unread| *unread == 0);
+            let _ = tokio::time::timeout(UNREAD_PATIENCE, heard).await;
+        })
         .await
 }
 
@@ -111,6 +125,7 @@ fn router(control: Control) -> Router {
         .route("/v1/logs", get(logs::get))
         .route("/v1/kernel", get(kernel))
         .route("/v1/events", get(events))
+        .route("/v1/upgrade", get(upgrade::get).post(upgrade::post))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))

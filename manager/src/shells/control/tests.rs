@@ -54,6 +54,7 @@ impl Served {
             events: events.clone(),
             configuration,
             stay: staying,
+            upgrades: Upgrades::new(mpsc::channel(1).0),
             about: Arc::new(About {
                 configuration: "/etc/web.ini".into(),
                 runtime_dir: dir.path().to_owned(),

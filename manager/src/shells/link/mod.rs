@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kingpole_protocol::Fence;
+use kingpole_protocol::client::blocking::{Client, ClientError};
 use kingpole_protocol::hello::Welcome;
 use kingpole_protocol::spec::{ProcessSpec, SocketSpec};
 use tokio::io::Interest;
@@ -21,8 +22,12 @@ use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep_until};
 
 use self::session::Session;
+use self::survey::Survey;
 use crate::config::model::SignalNumber;
-use crate::engine::{Input, Level, ProcessId, SignalTarget, SpawnErrorKind, Ticket, WriteId};
+use crate::engine::{
+    Input, KernelFacts, Level, ProcessId, SignalTarget, SpawnErrorKind, Ticket, WriteId,
+};
+use crate::shells::clock::Clocks;
 
 /// Pause before the first new attempt after the connection broke. A kernel that replaces itself is
 /// back within some milliseconds.
@@ -90,6 +95,9 @@ pub struct LinkSettings {
     /// How long a lease that is held is asked for. A manager that was killed is gone for us before
     /// it is gone for the kernel.
     pub lease_patience: Duration,
+    /// Instance of the kernel's state and number of our lease in it, when the program before in this
+    /// process held one: nobody can have acted in between.
+    pub resume: Option<(u64, Fence)>,
 }
 
 enum State {
@@ -126,11 +134,12 @@ impl KernelLink {
     /// Connects as soon as [`Self::next`] is awaited.
     #[must_use]
     pub fn new(settings: LinkSettings) -> Self {
+        let old = settings.resume;
         Self {
             settings,
             state: State::Waiting(Instant::now()),
             pause: RECONNECT_MIN,
-            old: None,
+            old: old.map(|(instance, fence)| OldLease { instance, fence }),
             told: None,
             refused_since: None,
             events: VecDeque::new(),
@@ -316,6 +325,12 @@ impl KernelLink {
         self.session(|session| session.close_socket(name));
     }
 
+    /// The lease that was held last, and the instance of the kernel's state in which it counts.
+    #[must_use]
+    pub fn lease(&self) -> Option<(u64, Fence)> {
+        self.old.map(|lease| (lease.instance, lease.fence))
+    }
+
     /// The number under which everything is asked now; nothing without a connection.
     #[must_use]
     pub fn fence(&self) -> Option<Fence> {
@@ -392,6 +407,27 @@ impl Connected {
             }
         }
     }
+}
+
+/// What the engine is told of a kernel, read over a session of its own; for looking only.
+///
+/// # Errors
+/// When the session breaks, or the kernel's answers make no sense.
+pub fn read_facts(
+    kernel: &mut Client,
+    values_prefix: &str,
+    fence: Fence,
+) -> Result<KernelFacts, ClientError> {
+    let mut survey = Survey::new(values_prefix);
+    while let Some(request) = survey.poll_request() {
+        let reply = kernel.call(request)?;
+        let name = reply.name();
+        if !survey.handle_page(reply) {
+            return Err(ClientError::Unexpected(name));
+        }
+    }
+    let generation = kernel.welcome().generation;
+    Ok(survey.into_facts(fence, generation, Clocks::read()))
 }
 
 /// An error of the system in its own words, without the number that Rust adds.

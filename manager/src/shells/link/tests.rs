@@ -256,6 +256,7 @@ impl World {
         let socket = dir.path().join("kernel.sock");
         let kernel = FakeKernel::new(&socket);
         let link = KernelLink::new(LinkSettings {
+            resume: None,
             socket,
             client: "test/1".into(),
             lease: "manager".into(),
