@@ -81,6 +81,16 @@ fn show(renderer: &mut Renderer, out: &mut Vec<u8>, entry: LogEntry) {
         } => {
             renderer.line(out, None, &watcher, stream(&name), text.as_bytes());
         }
+        LogEntry::Gap {
+            watcher,
+            worker,
+            stream: name,
+            lost_bytes,
+            ..
+        } => {
+            let origin = format!("{watcher}.{worker}");
+            renderer.gap(out, &origin, stream(&name), lost_bytes);
+        }
         LogEntry::Dropped { dropped } => renderer.dropped(out, dropped),
     }
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::model::{
-    Backoff, EnvironmentBase, GlobalSettings, IpVersion, Location, RetryLimit, SignalNumber,
-    SocketAddress, SocketConfig, SocketKind, StreamConfig, WatcherConfig,
+    Backoff, BufferFull, EnvironmentBase, GlobalSettings, IpVersion, Location, RetryLimit,
+    SignalNumber, SocketAddress, SocketConfig, SocketKind, StreamConfig, WatcherConfig,
 };
 
 /// Default of `buffer_bytes` (ours): the 2 MB that Papa's manual promised.
@@ -114,6 +114,7 @@ impl WatcherConfig {
             stdout_stream: StreamConfig::Unconfigured,
             stderr_stream: StreamConfig::Unconfigured,
             buffer_bytes: BUFFER_BYTES,
+            buffer_full: BufferFull::Drop,
             use_papa: false,
             hooks: BTreeMap::new(),
             hook_timeout: HOOK_TIMEOUT,

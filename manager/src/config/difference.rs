@@ -282,6 +282,7 @@ fn changed(old: &WatcherConfig, new: &WatcherConfig) -> Changed {
         stdout_stream,
         stderr_stream,
         buffer_bytes,
+        buffer_full,
         use_papa,
         hooks,
         hook_timeout,
@@ -329,6 +330,7 @@ fn changed(old: &WatcherConfig, new: &WatcherConfig) -> Changed {
             *close_child_stderr != new.close_child_stderr,
         ),
         ("buffer_bytes", *buffer_bytes != new.buffer_bytes),
+        ("buffer_full", *buffer_full != new.buffer_full),
     ]);
     let hook_changed = hooks.len() != new.hooks.len()
         || hooks

@@ -458,6 +458,12 @@ pub const WATCHER: &[Key] = &[
         "2097152",
         "unread output the kernel keeps of one process",
     ),
+    ours(
+        "buffer_full",
+        "drop wait",
+        "drop",
+        "what happens beyond that while nobody takes it: the oldest output goes, or the process waits",
+    ),
 ];
 
 /// Options behind `stdout_stream.` and `stderr_stream.`.

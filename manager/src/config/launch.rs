@@ -12,7 +12,9 @@ use thiserror::Error;
 
 use super::command_line::{self, SpawnVariables};
 use super::ini::quoted;
-use super::model::{EnvironmentBase, LimitValue, Resource, SocketConfig, WatcherConfig};
+use super::model::{
+    BufferFull, EnvironmentBase, LimitValue, Resource, SocketConfig, WatcherConfig,
+};
 use super::words::WordsError;
 
 /// One process, decided.
@@ -48,6 +50,8 @@ pub struct LaunchSpec {
     pub listen: Vec<String>,
     /// Unread output the kernel keeps.
     pub buffer_bytes: u64,
+    /// What happens when it is full.
+    pub buffer_full: BufferFull,
 }
 
 /// A user, looked up.
@@ -188,6 +192,7 @@ pub fn launch_spec(
         stderr: output(watcher.close_child_stderr),
         listen: listen(watcher, context.sockets),
         buffer_bytes: watcher.buffer_bytes,
+        buffer_full: watcher.buffer_full,
         environment,
         ids,
     };

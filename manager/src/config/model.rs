@@ -270,6 +270,8 @@ pub struct WatcherConfig {
     pub stderr_stream: StreamConfig,
     /// Kernel buffer for unread output of one process (ours).
     pub buffer_bytes: u64,
+    /// What happens when that buffer is full (ours).
+    pub buffer_full: BufferFull,
     /// Whether processes outlive `quit`, as those held by Papa did.
     pub use_papa: bool,
     /// Hooks by name.
@@ -307,6 +309,16 @@ pub enum EnvironmentBase {
     Empty,
     /// The manager's environment (`copy_env`).
     Manager,
+}
+
+/// What happens when a process writes more than its buffer in the kernel holds and nobody takes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BufferFull {
+    /// The oldest output goes, and its place says how much.
+    Drop,
+    /// The process waits in its next write, as behind any pipe.
+    Wait,
 }
 
 /// What happens to one output of a watcher.

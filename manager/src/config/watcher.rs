@@ -12,7 +12,8 @@ use super::ini::quoted;
 use super::keys;
 use super::limits;
 use super::model::{
-    Backoff, EnvironmentBase, LimitValue, Resource, RetryLimit, SignalNumber, WatcherConfig,
+    Backoff, BufferFull, EnvironmentBase, LimitValue, Resource, RetryLimit, SignalNumber,
+    WatcherConfig,
 };
 use super::section::{Findings, Reader};
 use super::stream::{self, Output};
@@ -110,6 +111,13 @@ pub(super) fn read(
             .integer("buffer_bytes", limits::BUFFER_BYTES)
             .and_then(|bytes| u64::try_from(bytes).ok())
             .unwrap_or(defaults::BUFFER_BYTES),
+        buffer_full: reader
+            .parsed("buffer_full", "drop or wait", |text| match text {
+                "drop" => Some(BufferFull::Drop),
+                "wait" => Some(BufferFull::Wait),
+                _ => None,
+            })
+            .unwrap_or(BufferFull::Drop),
         use_papa: reader.boolean("use_papa", false),
         hooks: hook::read(&mut reader),
         hook_timeout: reader.seconds("hook_timeout", base.hook_timeout),

@@ -11,10 +11,14 @@ use jiff::tz::TimeZone;
 use kingpole_protocol::record::Stream;
 use tokio::sync::oneshot;
 
-use super::history::{Entry, History, Line};
+use super::clock;
+use super::history::{Entry, Follower, History, Line};
 
 /// How long the last lines may take when the manager leaves.
 const LAST_LINES_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// When a line is shown although its end has not come: a prompt, for example.
+const UNFINISHED_LINE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Whether colours are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +119,16 @@ impl Renderer {
         out.push(b'\n');
     }
 
+    /// How many bytes of a stream are missing here.
+    pub fn gap(&mut self, out: &mut Vec<u8>, name: &str, stream: Stream, bytes: u64) {
+        let (on, off) = match self.color {
+            Color::Yes => (RED, RESET),
+            Color::No => ("", ""),
+        };
+        let text = format!("{on}... {bytes} bytes were lost here: the log could not follow{off}");
+        self.line(out, None, name, stream, text.as_bytes());
+    }
+
     /// How many lines are missing.
     pub fn dropped(&self, out: &mut Vec<u8>, dropped: u64) {
         let (on, off) = match self.color {
@@ -130,6 +144,14 @@ impl Renderer {
     fn entry(&mut self, out: &mut Vec<u8>, entry: Entry) {
         match entry {
             Entry::Dropped(dropped) => self.dropped(out, dropped),
+            Entry::Gap {
+                origin,
+                stream,
+                bytes,
+            } => {
+                let name = format!("{}.{}", origin.watcher, origin.worker);
+                self.gap(out, &name, stream, bytes);
+            }
             Entry::Line(line) => {
                 let Line {
                     origin,
@@ -168,7 +190,9 @@ impl Console {
     pub fn start(history: History, renderer: Renderer) -> io::Result<Self> {
         let (stop, stopped) = oneshot::channel();
         let (ending, ended) = mpsc::channel();
-        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()?;
         let thread = std::thread::Builder::new()
             .name("console".to_owned())
             .stack_size(256 << 10)
@@ -203,13 +227,13 @@ async fn show(
 ) -> io::Result<()> {
     /// Bytes that are written at once.
     const PIECE_BYTES: usize = 32 << 10;
-    let mut cursor = history.start_cursor();
+    let mut follower = history.follow();
     let mut grown = history.watch();
     let mut out = Vec::new();
     let mut last_round = false;
     loop {
         grown.mark_unchanged();
-        while let Some(entry) = history.next(&mut cursor) {
+        while let Some(entry) = history.next(&mut follower) {
             renderer.entry(&mut out, entry);
             if out.len() >= PIECE_BYTES {
                 io::stdout().write_all(&out)?;
@@ -224,9 +248,24 @@ async fn show(
         }
         tokio::select! {
             changed = grown.changed() => last_round = changed.is_err(),
-            _ = &mut stopped => last_round = true,
+            () = unfinished(&mut follower) => {}
+            _ = &mut stopped => {
+                last_round = true;
+                follower.finish_older(u64::MAX);
+            }
         }
     }
+}
+
+/// Waits for as long as an unfinished line may, and finishes those that waited; for ever if there is
+/// none. May be dropped at any time.
+pub(super) async fn unfinished(follower: &mut Follower) {
+    if !follower.has_unfinished() {
+        return std::future::pending().await;
+    }
+    tokio::time::sleep(UNFINISHED_LINE_PATIENCE).await;
+    let patience = u64::try_from(UNFINISHED_LINE_PATIENCE.as_nanos()).unwrap_or(u64::MAX);
+    follower.finish_older(clock::wall_ns().saturating_sub(patience / 2));
 }
 
 #[cfg(test)]

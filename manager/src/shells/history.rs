@@ -1,23 +1,28 @@
-//! Recent output of all children, in memory: one ring of lines for all watchers together, bounded
-//! in bytes. Everybody who follows reads from the ring at an own pace; whoever is too slow is told
-//! how many lines are gone, and nobody is waited for.
+//! Recent output of all children, in memory: one ring for all watchers together, bounded in bytes.
+//! It holds what was read as it was read; lines are made by those who look. Everybody who follows
+//! reads from the ring at an own pace; whoever is too slow is told how many lines are gone, and nobody
+//! is waited for.
 //!
 //! Must not know where output comes from or who reads.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::streams::feed::Chunk;
 use kingpole_protocol::record::Stream;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
-/// Bytes of lines kept, their keeping included.
+/// Bytes of output kept, their keeping included.
 pub const HISTORY_BYTES_MAX: usize = 4 << 20;
 
 /// A line without an end is cut here, and so is a line that is longer.
 pub const LINE_BYTES_MAX: usize = 16 << 10;
 
-/// What keeping a line costs besides its bytes.
-const LINE_OVERHEAD: usize = size_of::<Line>() + 16;
+/// Records that were read together, shared with whoever stores them.
+///
+/// Holding these instead of lines of its own is what keeps the history out of the way of a flood: with
+/// lines of 100 bytes, cutting and copying each of them took a third of the streams thread's time.
+pub type Records = Arc<Vec<(Stream, Chunk)>>;
 
 /// One line of a child, without its line end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,27 +55,43 @@ pub enum Entry {
     Line(Line),
     /// So many lines are gone because the follower was too slow.
     Dropped(u64),
+    /// The kernel had to drop so many bytes of a stream before anybody read them.
+    Gap {
+        /// Whose.
+        origin: Arc<Origin>,
+        /// Which stream.
+        stream: Stream,
+        /// How many.
+        bytes: u64,
+    },
 }
 
-/// Where a follower stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cursor(u64);
-
-#[derive(Debug, Default)]
-struct Ring {
-    lines: VecDeque<Line>,
+/// What was kept of one moment.
+#[derive(Debug)]
+struct Piece {
+    process: u64,
+    origin: Arc<Origin>,
+    what: What,
+    /// Line ends in all pieces before this one.
+    lines_before: u64,
     bytes: usize,
-    /// Number of the first line in the ring, counted from the beginning.
-    first: u64,
-    /// Unfinished lines by the kernel's number of the process.
-    open: BTreeMap<(u64, Stream), OpenLine>,
 }
 
 #[derive(Debug)]
-struct OpenLine {
-    origin: Arc<Origin>,
-    time_ns: u64,
-    text: Vec<u8>,
+enum What {
+    Records(Records),
+    Gap(Stream, u64),
+    End(Stream),
+}
+
+#[derive(Debug, Default)]
+struct Ring {
+    pieces: VecDeque<Arc<Piece>>,
+    bytes: usize,
+    /// Number of the first piece in the ring, counted from the beginning.
+    first: u64,
+    /// Line ends in all pieces that there ever were.
+    lines: u64,
 }
 
 /// A handle on the history; clones stand for the same one.
@@ -78,8 +99,6 @@ struct OpenLine {
 pub struct History {
     ring: Arc<Mutex<Ring>>,
     grown: watch::Sender<u64>,
-    /// A line was begun and not ended.
-    begun: Arc<Notify>,
 }
 
 impl Default for History {
@@ -87,128 +106,126 @@ impl Default for History {
         Self {
             ring: Arc::default(),
             grown: watch::Sender::new(0),
-            begun: Arc::default(),
         }
     }
 }
 
 impl History {
-    /// Takes bytes of a child as they were read.
-    pub fn push(
-        &self,
-        process: u64,
-        origin: &Arc<Origin>,
-        stream: Stream,
-        time_ns: u64,
-        data: &[u8],
-    ) {
-        let mut ring = self.lock();
-        let before = ring.end();
-        let mut rest = data;
-        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-            ring.complete(process, origin, stream, time_ns, &rest[..end]);
-            rest = &rest[end + 1..];
+    /// Takes records of a child as they were read.
+    pub fn push(&self, process: u64, origin: &Arc<Origin>, records: Records) {
+        let overhead = size_of::<Piece>() + records.len() * size_of::<(Stream, Chunk)>() + 64;
+        let (mut bytes, mut lines) = (overhead, 0);
+        for (_, chunk) in records.iter() {
+            let data = chunk.data();
+            bytes += data.len();
+            lines += memchr::memchr_iter(b'\n', data).count() as u64;
         }
-        if !rest.is_empty() {
-            ring.extend(process, origin, stream, time_ns, rest);
-            self.begun.notify_one();
-        }
-        let end = ring.end();
-        drop(ring);
-        if end != before {
-            self.grown.send_replace(end);
-        }
+        self.keep(process, origin, What::Records(records), bytes, lines);
+    }
+
+    /// So many bytes of a stream are missing here.
+    pub fn gap(&self, process: u64, origin: &Arc<Origin>, stream: Stream, bytes: u64) {
+        let kept = size_of::<Piece>() + 64;
+        self.keep(process, origin, What::Gap(stream, bytes), kept, 0);
     }
 
     /// No more will come: an unfinished line is finished.
-    pub fn end(&self, process: u64, stream: Stream) {
+    pub fn end(&self, process: u64, origin: &Arc<Origin>, stream: Stream) {
+        let kept = size_of::<Piece>() + 64;
+        self.keep(process, origin, What::End(stream), kept, 0);
+    }
+
+    fn keep(&self, process: u64, origin: &Arc<Origin>, what: What, bytes: usize, lines: u64) {
         let mut ring = self.lock();
-        if let Some(open) = ring.open.remove(&(process, stream)) {
-            ring.keep(open.origin, stream, open.time_ns, &open.text);
+        let piece = Piece {
+            process,
+            origin: Arc::clone(origin),
+            what,
+            lines_before: ring.lines,
+            bytes,
+        };
+        ring.lines += lines;
+        ring.bytes += bytes;
+        ring.pieces.push_back(Arc::new(piece));
+        // Freed by whoever lets go of it last, after the lock.
+        let mut gone = Vec::new();
+        while ring.bytes > HISTORY_BYTES_MAX && ring.pieces.len() > 1 {
+            let Some(oldest) = ring.pieces.pop_front() else {
+                break;
+            };
+            ring.bytes -= oldest.bytes;
+            ring.first += 1;
+            gone.push(oldest);
         }
         let end = ring.end();
         drop(ring);
         self.grown.send_replace(end);
     }
 
-    /// Finishes lines that have waited for their end since before `time_ns`: what a child asks at
-    /// a prompt shall be seen.
-    pub fn finish_older(&self, time_ns: u64) {
-        let mut ring = self.lock();
-        let late: Vec<_> = ring
-            .open
-            .iter()
-            .filter(|(_, open)| open.time_ns < time_ns)
-            .map(|(key, _)| *key)
-            .collect();
-        if late.is_empty() {
-            return;
-        }
-        for key in late {
-            if let Some(open) = ring.open.remove(&key) {
-                ring.keep(open.origin, key.1, open.time_ns, &open.text);
+    /// A follower that begins with the oldest line.
+    #[must_use]
+    pub fn follow(&self) -> Follower {
+        let ring = self.lock();
+        Follower::at(
+            ring.first,
+            ring.pieces
+                .front()
+                .map_or(ring.lines, |first| first.lines_before),
+        )
+    }
+
+    /// The last `count` lines of which `wanted` is true, oldest first, and a follower behind them.
+    #[must_use]
+    pub fn last(&self, count: usize, wanted: impl Fn(&Line) -> bool) -> (Vec<Line>, Follower) {
+        let ring = self.lock();
+        let pieces: Vec<Arc<Piece>> = ring.pieces.iter().cloned().collect();
+        let end = Follower::at(ring.end(), ring.lines);
+        drop(ring);
+        let mut follower = end;
+        let mut lines = VecDeque::new();
+        for piece in pieces {
+            follower.take(piece);
+            while let Some(entry) = follower.ready.pop_front() {
+                match entry {
+                    Entry::Line(line) if count > 0 && wanted(&line) => {
+                        if lines.len() == count {
+                            lines.pop_front();
+                        }
+                        lines.push_back(line);
+                    }
+                    Entry::Line(_) | Entry::Gap { .. } | Entry::Dropped(_) => {}
+                }
             }
         }
-        let end = ring.end();
-        drop(ring);
-        self.grown.send_replace(end);
+        (lines.into(), follower)
     }
 
-    /// Waits until a line is begun and not ended; one caller at a time. A line that was begun before
-    /// may count.
-    pub async fn line_begun(&self) {
-        self.begun.notified().await;
-    }
-
-    /// Whether any line waits for its end.
-    #[must_use]
-    pub fn has_unfinished(&self) -> bool {
-        !self.lock().open.is_empty()
-    }
-
-    /// The place behind the newest line.
-    #[must_use]
-    pub fn end_cursor(&self) -> Cursor {
-        Cursor(self.lock().end())
-    }
-
-    /// The place before the oldest line.
-    #[must_use]
-    pub fn start_cursor(&self) -> Cursor {
-        Cursor(self.lock().first)
-    }
-
-    /// The last `count` lines of which `wanted` is true, oldest first, and the place behind them.
-    #[must_use]
-    pub fn last(&self, count: usize, wanted: impl Fn(&Line) -> bool) -> (Vec<Line>, Cursor) {
-        let ring = self.lock();
-        let mut lines: Vec<Line> = ring
-            .lines
-            .iter()
-            .rev()
-            .filter(|line| wanted(line))
-            .take(count)
-            .cloned()
-            .collect();
-        lines.reverse();
-        (lines, Cursor(ring.end()))
-    }
-
-    /// The next entry behind a place, which moves. Nothing when the follower has all.
-    pub fn next(&self, cursor: &mut Cursor) -> Option<Entry> {
-        let ring = self.lock();
-        if cursor.0 < ring.first {
-            let dropped = ring.first - cursor.0;
-            cursor.0 = ring.first;
-            return Some(Entry::Dropped(dropped));
+    /// The next entry for a follower. Nothing when it has all whole lines.
+    pub fn next(&self, follower: &mut Follower) -> Option<Entry> {
+        loop {
+            if let Some(entry) = follower.ready.pop_front() {
+                return Some(entry);
+            }
+            let ring = self.lock();
+            if follower.next < ring.first {
+                let oldest = ring.pieces.front();
+                let lines = oldest.map_or(ring.lines, |oldest| oldest.lines_before);
+                let dropped = lines.saturating_sub(follower.lines);
+                (follower.next, follower.lines) = (ring.first, lines);
+                follower.open.clear();
+                return Some(Entry::Dropped(dropped));
+            }
+            let index = usize::try_from(follower.next - ring.first).ok()?;
+            let piece = Arc::clone(ring.pieces.get(index)?);
+            let after = ring.pieces.get(index + 1);
+            follower.lines = after.map_or(ring.lines, |after| after.lines_before);
+            drop(ring);
+            follower.next += 1;
+            follower.take(piece);
         }
-        let index = usize::try_from(cursor.0 - ring.first).ok()?;
-        let line = ring.lines.get(index)?.clone();
-        cursor.0 += 1;
-        Some(Entry::Line(line))
     }
 
-    /// Changes whenever a line is added.
+    /// Changes whenever something is added.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<u64> {
         self.grown.subscribe()
@@ -221,34 +238,99 @@ impl History {
 
 impl Ring {
     fn end(&self) -> u64 {
-        self.first + self.lines.len() as u64
+        self.first + self.pieces.len() as u64
     }
+}
 
-    fn complete(
-        &mut self,
-        process: u64,
-        origin: &Arc<Origin>,
-        stream: Stream,
-        time_ns: u64,
-        tail: &[u8],
-    ) {
-        match self.open.remove(&(process, stream)) {
-            None => self.keep_cut(origin, stream, time_ns, tail),
-            Some(mut open) => {
-                open.text.extend_from_slice(tail);
-                self.keep_cut(origin, stream, time_ns, &open.text);
-            }
+/// Where somebody who looks at the history stands, and the lines that are unfinished there.
+#[derive(Debug)]
+pub struct Follower {
+    /// Number of the next piece.
+    next: u64,
+    /// Line ends before it.
+    lines: u64,
+    ready: VecDeque<Entry>,
+    /// Unfinished lines by the kernel's number of the process.
+    open: BTreeMap<(u64, Stream), OpenLine>,
+}
+
+#[derive(Debug)]
+struct OpenLine {
+    origin: Arc<Origin>,
+    time_ns: u64,
+    text: Vec<u8>,
+}
+
+impl Follower {
+    fn at(next: u64, lines: u64) -> Self {
+        Self {
+            next,
+            lines,
+            ready: VecDeque::new(),
+            open: BTreeMap::new(),
         }
     }
 
-    fn extend(
-        &mut self,
-        process: u64,
-        origin: &Arc<Origin>,
-        stream: Stream,
-        time_ns: u64,
-        data: &[u8],
-    ) {
+    /// Whether any line waits for its end.
+    #[must_use]
+    pub fn has_unfinished(&self) -> bool {
+        !self.open.is_empty()
+    }
+
+    /// Finishes lines that have waited for their end since before `time_ns`: what a child asks at
+    /// a prompt shall be seen.
+    pub fn finish_older(&mut self, time_ns: u64) {
+        let late: Vec<_> = self
+            .open
+            .iter()
+            .filter(|(_, open)| open.time_ns < time_ns)
+            .map(|(key, _)| *key)
+            .collect();
+        for (process, stream) in late {
+            self.finish(process, stream);
+        }
+    }
+
+    fn take(&mut self, piece: Arc<Piece>) {
+        let Piece {
+            process, origin, ..
+        } = &*piece;
+        match &piece.what {
+            What::Records(records) => {
+                for (stream, chunk) in records.iter() {
+                    self.take_bytes(*process, origin, *stream, chunk);
+                }
+            }
+            What::Gap(stream, bytes) => {
+                self.finish(*process, *stream);
+                self.ready.push_back(Entry::Gap {
+                    origin: Arc::clone(origin),
+                    stream: *stream,
+                    bytes: *bytes,
+                });
+            }
+            What::End(stream) => self.finish(*process, *stream),
+        }
+    }
+
+    fn take_bytes(&mut self, process: u64, origin: &Arc<Origin>, stream: Stream, chunk: &Chunk) {
+        let (time_ns, data) = (chunk.time_ns, chunk.data());
+        let mut from = 0;
+        for end in memchr::memchr_iter(b'\n', data) {
+            let tail = &data[from..end];
+            from = end + 1;
+            match self.open.remove(&(process, stream)) {
+                None => self.cut(origin, stream, time_ns, tail),
+                Some(mut open) => {
+                    open.text.extend_from_slice(tail);
+                    self.cut(origin, stream, time_ns, &open.text);
+                }
+            }
+        }
+        let rest = &data[from..];
+        if rest.is_empty() {
+            return;
+        }
         let open = self
             .open
             .entry((process, stream))
@@ -257,45 +339,44 @@ impl Ring {
                 time_ns,
                 text: Vec::new(),
             });
-        open.text.extend_from_slice(data);
+        open.text.extend_from_slice(rest);
         if open.text.len() >= LINE_BYTES_MAX
             && let Some(open) = self.open.remove(&(process, stream))
         {
-            self.keep_cut(origin, stream, time_ns, &open.text);
+            self.cut(origin, stream, time_ns, &open.text);
         }
     }
 
-    fn keep_cut(&mut self, origin: &Arc<Origin>, stream: Stream, time_ns: u64, text: &[u8]) {
+    fn finish(&mut self, process: u64, stream: Stream) {
+        if let Some(open) = self.open.remove(&(process, stream)) {
+            self.line(&open.origin, stream, open.time_ns, &open.text);
+        }
+    }
+
+    fn cut(&mut self, origin: &Arc<Origin>, stream: Stream, time_ns: u64, text: &[u8]) {
         if text.is_empty() {
-            return self.keep(Arc::clone(origin), stream, time_ns, text);
+            return self.line(origin, stream, time_ns, text);
         }
         for piece in text.chunks(LINE_BYTES_MAX) {
-            self.keep(Arc::clone(origin), stream, time_ns, piece);
+            self.line(origin, stream, time_ns, piece);
         }
     }
 
-    fn keep(&mut self, origin: Arc<Origin>, stream: Stream, time_ns: u64, text: &[u8]) {
+    fn line(&mut self, origin: &Arc<Origin>, stream: Stream, time_ns: u64, text: &[u8]) {
         let text = text.strip_suffix(b"\r").unwrap_or(text);
-        self.bytes += text.len() + LINE_OVERHEAD;
-        self.lines.push_back(Line {
-            origin,
+        self.ready.push_back(Entry::Line(Line {
+            origin: Arc::clone(origin),
             stream,
             time_ns,
             text: text.into(),
-        });
-        while self.bytes > HISTORY_BYTES_MAX {
-            let Some(oldest) = self.lines.pop_front() else {
-                break;
-            };
-            self.bytes -= oldest.text.len() + LINE_OVERHEAD;
-            self.first += 1;
-        }
+        }));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kingpole_protocol::Sequence;
 
     fn origin(watcher: &str) -> Arc<Origin> {
         Arc::new(Origin {
@@ -305,49 +386,82 @@ mod tests {
         })
     }
 
+    fn push(
+        history: &History,
+        process: u64,
+        origin: &Arc<Origin>,
+        records: &[(Stream, u64, &[u8])],
+    ) {
+        let record = |(stream, time_ns, data): &(Stream, u64, &[u8])| {
+            let block = Arc::new(data.to_vec());
+            let chunk = Chunk::new(Sequence(1), *time_ns, 0, block, 0, data.len());
+            (*stream, chunk)
+        };
+        history.push(
+            process,
+            origin,
+            Arc::new(records.iter().map(record).collect()),
+        );
+    }
+
     fn text(entry: Option<Entry>) -> String {
         match entry {
             Some(Entry::Line(line)) => String::from_utf8_lossy(&line.text).into_owned(),
             Some(Entry::Dropped(count)) => format!("dropped {count}"),
+            Some(Entry::Gap { bytes, .. }) => format!("gap {bytes}"),
             None => "nothing".into(),
         }
     }
 
     #[test]
     fn lines_are_put_together_from_pieces_per_stream() {
+        use Stream::{Stderr, Stdout};
         let history = History::default();
         let web = origin("web");
-        let mut cursor = history.start_cursor();
-        history.push(1, &web, Stream::Stdout, 10, b"one\ntw");
-        history.push(1, &web, Stream::Stderr, 11, b"err\n");
-        history.push(1, &web, Stream::Stdout, 12, b"o\r\n\nlast");
-        let seen: Vec<_> = (0..5).map(|_| text(history.next(&mut cursor))).collect();
+        let mut follower = history.follow();
+        push(
+            &history,
+            1,
+            &web,
+            &[(Stdout, 10, b"one\ntw"), (Stderr, 11, b"err\n")],
+        );
+        push(&history, 1, &web, &[(Stdout, 12, b"o\r\n\nlast")]);
+        let seen: Vec<_> = (0..5).map(|_| text(history.next(&mut follower))).collect();
         assert_eq!(seen, ["one", "err", "two", "", "nothing"]);
-        history.end(1, Stream::Stdout);
-        assert_eq!(text(history.next(&mut cursor)), "last");
-        history.push(1, &web, Stream::Stdout, 20, b"prompt> ");
-        history.finish_older(20);
-        assert!(history.has_unfinished());
-        history.finish_older(21);
-        assert_eq!(text(history.next(&mut cursor)), "prompt> ");
+        history.end(1, &web, Stdout);
+        assert_eq!(text(history.next(&mut follower)), "last");
+        push(&history, 1, &web, &[(Stdout, 20, b"prompt> ")]);
+        assert_eq!(text(history.next(&mut follower)), "nothing");
+        follower.finish_older(20);
+        assert!(follower.has_unfinished());
+        follower.finish_older(21);
+        assert_eq!(text(history.next(&mut follower)), "prompt> ");
+        push(&history, 1, &web, &[(Stdout, 20, b"cut")]);
+        history.gap(1, &web, Stdout, 99);
+        assert_eq!(text(history.next(&mut follower)), "cut");
+        assert_eq!(text(history.next(&mut follower)), "gap 99");
     }
 
     #[test]
     fn a_slow_follower_is_told_how_many_lines_it_missed_and_memory_stays_bounded() {
         let history = History::default();
         let web = origin("web");
-        let mut cursor = history.start_cursor();
+        let mut follower = history.follow();
         let line = vec![b'x'; 1000];
         let count = 10_000_u64;
         for _ in 0..count {
-            history.push(1, &web, Stream::Stdout, 0, &line);
-            history.push(1, &web, Stream::Stdout, 0, b"\n");
+            push(
+                &history,
+                1,
+                &web,
+                &[(Stream::Stdout, 0, &line), (Stream::Stdout, 0, b"\n")],
+            );
         }
-        let Some(Entry::Dropped(dropped)) = history.next(&mut cursor) else {
+        let Some(Entry::Dropped(dropped)) = history.next(&mut follower) else {
             panic!("none lost")
         };
         let mut left = 0;
-        while let Some(Entry::Line(_)) = history.next(&mut cursor) {
+        while let Some(Entry::Line(_)) = history.next(&mut follower) {
             left += 1;
         }
         assert_eq!(dropped + left, count);
@@ -357,38 +471,34 @@ mod tests {
     #[test]
     fn a_line_that_never_ends_is_cut() {
         let history = History::default();
-        history.push(
-            1,
-            &origin("web"),
-            Stream::Stdout,
-            0,
-            &vec![b'y'; 3 * LINE_BYTES_MAX],
-        );
-        let mut cursor = history.start_cursor();
+        let mut follower = history.follow();
+        let line = vec![b'y'; 3 * LINE_BYTES_MAX];
+        push(&history, 1, &origin("web"), &[(Stream::Stdout, 0, &line)]);
         for _ in 0..3 {
-            assert_eq!(text(history.next(&mut cursor)).len(), LINE_BYTES_MAX);
+            assert_eq!(text(history.next(&mut follower)).len(), LINE_BYTES_MAX);
         }
-        assert!(history.next(&mut cursor).is_none() && !history.has_unfinished());
+        assert!(history.next(&mut follower).is_none() && !follower.has_unfinished());
     }
 
     #[test]
     fn the_last_lines_are_those_of_the_wanted_watcher_in_order() {
         let history = History::default();
         for (number, name) in [(1, "a"), (2, "b"), (3, "a"), (4, "a")] {
-            let data = format!("{number}\n");
-            history.push(
+            let data = format!("{number}\nrest of {number}");
+            push(
+                &history,
                 number,
                 &origin(name),
-                Stream::Stdout,
-                number,
-                data.as_bytes(),
+                &[(Stream::Stdout, number, data.as_bytes())],
             );
         }
-        let (lines, mut cursor) = history.last(2, |line| line.origin.watcher == "a");
+        let (lines, mut follower) = history.last(2, |line| line.origin.watcher == "a");
         assert_eq!(
             lines.iter().map(|line| line.time_ns).collect::<Vec<_>>(),
             [3, 4]
         );
-        assert!(history.next(&mut cursor).is_none());
+        assert!(history.next(&mut follower).is_none());
+        history.end(3, &origin("a"), Stream::Stdout);
+        assert_eq!(text(history.next(&mut follower)), "rest of 3");
     }
 }

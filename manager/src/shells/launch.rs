@@ -14,8 +14,8 @@ use crate::config::launch::{
     LaunchContext, LaunchError, LaunchInput, LaunchOutput, LaunchSpec, ResolvedIds, launch_spec,
 };
 use crate::config::model::{
-    Configuration, IpVersion, LimitValue, Resource, SocketAddress, SocketConfig, SocketKind,
-    WatcherConfig,
+    BufferFull, Configuration, IpVersion, LimitValue, Resource, SocketAddress, SocketConfig,
+    SocketKind, WatcherConfig,
 };
 
 /// Why something cannot be described to the kernel.
@@ -139,7 +139,10 @@ fn translate(launch: LaunchSpec, labels: BTreeMap<String, String>) -> ProcessSpe
         stdout: output(launch.stdout),
         stderr: output(launch.stderr),
         buffer_bytes: launch.buffer_bytes,
-        overflow: spec::Overflow::DropOldest,
+        overflow: match launch.buffer_full {
+            BufferFull::Drop => spec::Overflow::DropOldest,
+            BufferFull::Wait => spec::Overflow::Block,
+        },
         listen: launch.listen,
         labels,
     }

@@ -38,9 +38,6 @@ use crate::engine::{Action, CommandId, Engine, Input, Outcome, SpawnErrorKind, S
 /// knows nothing yet, and would have to say that nothing runs.
 const FIRST_FACTS_PATIENCE: Duration = Duration::from_secs(1);
 
-/// A line without an end is shown after this time: a prompt, a progress bar.
-const UNFINISHED_LINE_PATIENCE: Duration = Duration::from_secs(1);
-
 /// What SIGINT asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnInterrupt {
@@ -127,8 +124,6 @@ struct Running {
     connected: bool,
     /// Until when commands wait for the first facts.
     deaf_until: Option<Instant>,
-    /// When lines without an end are shown as they are.
-    finish_lines_at: Option<Instant>,
     finished: Option<Outcome>,
     upgrading: Upgrading,
 }
@@ -164,11 +159,9 @@ impl Manager {
             interrupts: 0,
             connected: false,
             deaf_until: Some(Instant::now() + FIRST_FACTS_PATIENCE),
-            finish_lines_at: None,
             finished: None,
             upgrading: Upgrading::No,
         };
-        let history = running.manager.output.history().clone();
         loop {
             running.act();
             if let Some(outcome) = running.finished {
@@ -214,12 +207,6 @@ impl Manager {
                 _ = &mut served, if answers_until.is_some() => running.leave_for_upgrade(),
                 () = at(answers_until), if answers_until.is_some() => running.leave_for_upgrade(),
                 () = at(deadline) => running.manager.engine.handle_deadline(clock::now()),
-                () = history.line_begun(), if running.finish_lines_at.is_none() => {
-                    running.finish_lines_at = Some(Instant::now() + UNFINISHED_LINE_PATIENCE);
-                }
-                () = at(running.finish_lines_at), if running.finish_lines_at.is_some() => {
-                    running.finish_lines();
-                }
             }
         }
     }
@@ -254,15 +241,6 @@ async fn at(deadline: Option<Instant>) {
 impl Running {
     fn listens(&self) -> bool {
         self.deaf_until.is_none() && self.replies.len() < COMMANDS_WAITING_MAX
-    }
-
-    fn finish_lines(&mut self) {
-        let history = self.manager.output.history();
-        let patience = UNFINISHED_LINE_PATIENCE.as_nanos();
-        let patience = u64::try_from(patience).unwrap_or(u64::MAX);
-        history.finish_older(clock::wall_ns().saturating_sub(patience));
-        let more = history.has_unfinished();
-        self.finish_lines_at = more.then(|| Instant::now() + UNFINISHED_LINE_PATIENCE);
     }
 
     fn input(&mut self, input: Input) {

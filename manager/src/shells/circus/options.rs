@@ -67,7 +67,8 @@ pub(super) fn check(key: &str, value: &Value) -> Result<(), CircusError> {
         "working_dir" | "cmd" | "args" | "singleton" => Ok(()),
         // Circus refuses some of these and means no harm by it: they are options of the file.
         "executable" | "priority" | "autostart" | "use_sockets" | "shell_args" | "on_demand"
-        | "use_papa" | "copy_path" | "virtualenv" | "stdin_socket" | "buffer_bytes" => Ok(()),
+        | "use_papa" | "copy_path" | "virtualenv" | "stdin_socket" | "buffer_bytes"
+        | "buffer_full" => Ok(()),
         _ => check_prefixed(key, value),
     }
 }

@@ -13,7 +13,8 @@ use super::wire::LogEntry;
 use super::{Control, Stay, left, parameters};
 use crate::config::model::{Configuration, StreamConfig};
 use crate::config::pattern;
-use crate::shells::history::{Cursor, Entry, History, Line};
+use crate::shells::console::unfinished;
+use crate::shells::history::{Entry, Follower, History, Line};
 use kingpole_protocol::record::Stream;
 use tokio::sync::watch;
 
@@ -92,7 +93,7 @@ pub(super) async fn get(
             return Err(ControlError::unknown_watcher(wanted_name));
         }
     }
-    let (recent, cursor) = control.history.last(wanted.lines, |line| wanted.line(line));
+    let (recent, follower) = control.history.last(wanted.lines, |line| wanted.line(line));
     let missing = wanted.lines.saturating_sub(recent.len());
     let files = files(&configuration, &wanted);
     let history = control.history.clone();
@@ -105,7 +106,7 @@ pub(super) async fn get(
     tokio::spawn(async move {
         let stored = stored.await.unwrap_or_default();
         // An error says that the reader is gone, which is how most of these end.
-        let _ = write(sink, &wanted, stored, recent, &history, cursor, stay).await;
+        let _ = write(sink, &wanted, stored, recent, &history, follower, stay).await;
     });
     Ok(response)
 }
@@ -165,7 +166,7 @@ async fn write(
     stored: Vec<LogEntry>,
     recent: Vec<Line>,
     history: &History,
-    mut cursor: Cursor,
+    mut follower: Follower,
     mut stay: watch::Receiver<Stay>,
 ) -> Result<(), Gone> {
     for entry in &stored {
@@ -183,12 +184,20 @@ async fn write(
     loop {
         grown.mark_unchanged();
         let last_round = *stay.borrow() == Stay::No;
-        while let Some(entry) = history.next(&mut cursor) {
+        while let Some(entry) = history.next(&mut follower) {
             match entry {
                 Entry::Line(line) if wanted.line(&line) => {
                     sink.write(&LogEntry::from(&line)).await?;
                 }
                 Entry::Line(_) => {}
+                Entry::Gap {
+                    origin,
+                    stream,
+                    bytes,
+                } if wanted.watcher(&origin.watcher) => {
+                    sink.write(&LogEntry::gap(&origin, stream, bytes)).await?;
+                }
+                Entry::Gap { .. } => {}
                 Entry::Dropped(dropped) => sink.write(&LogEntry::Dropped { dropped }).await?,
             }
         }
@@ -199,6 +208,7 @@ async fn write(
         tokio::select! {
             () = left(&mut stay) => {}
             changed = grown.changed() => if changed.is_err() { return Ok(()) },
+            () = unfinished(&mut follower) => {}
             () = sink.gone() => return Err(Gone),
         }
     }

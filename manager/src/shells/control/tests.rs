@@ -24,6 +24,8 @@ use crate::shells::asking::CommandRequest;
 use crate::shells::history::Origin;
 use crate::shells::log::Decoration;
 use crate::shells::place::ManagerLock;
+use crate::streams::feed::Chunk;
+use kingpole_protocol::Sequence;
 
 struct Served {
     dir: tempfile::TempDir,
@@ -108,8 +110,10 @@ impl Served {
             worker: 1,
             pid: 7,
         });
-        self.history
-            .push(1, &origin, Stream::Stdout, 1_000, text.as_bytes());
+        let block = Arc::new(text.as_bytes().to_vec());
+        let chunk = Chunk::new(Sequence(1), 1_000, 0, block, 0, text.len());
+        let records = Arc::new(vec![(Stream::Stdout, chunk)]);
+        self.history.push(1, &origin, records);
     }
 }
 
@@ -329,6 +333,7 @@ fn logs_begin_with_the_file_go_on_with_what_is_remembered_and_then_live() {
                 wire::LogEntry::Line { text, .. } => text,
                 wire::LogEntry::Stored { text, .. } => format!("file: {text}"),
                 wire::LogEntry::Dropped { dropped } => format!("dropped {dropped}"),
+                wire::LogEntry::Gap { lost_bytes, .. } => format!("lost {lost_bytes}"),
             });
             Ok(())
         });

@@ -5,7 +5,8 @@ use serde_json::Value;
 
 use crate::engine::{Event, EventAction};
 use crate::shells::clock::Clocks;
-use crate::shells::history::Line;
+use crate::shells::history::{Line, Origin};
+use kingpole_protocol::record::Stream;
 
 /// Who answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,11 +55,38 @@ pub enum LogEntry {
         /// The line as it stands there.
         text: String,
     },
+    /// The kernel had to drop output before the manager took it.
+    Gap {
+        /// Whose.
+        watcher: String,
+        /// Which worker.
+        worker: u32,
+        /// Its process id.
+        pid: u32,
+        /// `stdout` or `stderr`.
+        stream: String,
+        /// How many bytes.
+        lost_bytes: u64,
+    },
     /// Lines are missing because the reader was too slow.
     Dropped {
         /// How many.
         dropped: u64,
     },
+}
+
+impl LogEntry {
+    /// For lost output.
+    #[must_use]
+    pub fn gap(origin: &Origin, stream: Stream, lost_bytes: u64) -> Self {
+        Self::Gap {
+            watcher: origin.watcher.clone(),
+            worker: origin.worker,
+            pid: origin.pid,
+            stream: stream.name().to_owned(),
+            lost_bytes,
+        }
+    }
 }
 
 impl From<&Line> for LogEntry {

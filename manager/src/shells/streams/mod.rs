@@ -18,8 +18,10 @@ use super::output::{Output, OutputEvent, Streams};
 use crate::config::model::{Configuration, StreamConfig};
 use crate::engine::{self, Level, OutputSource};
 use crate::streams::disk::{Stop, Target};
+use crate::streams::feed::Chunk;
 use crate::streams::limits::Limits;
 use crate::streams::notice::NoticeKind;
+use crate::streams::position::Child;
 use crate::streams::sink::{Event, SinkSpec};
 use crate::streams::value::KEY_PREFIX;
 use crate::streams::writer::{Alive, Label, Now, Turn, Writer};
@@ -412,22 +414,22 @@ impl Worker {
                 *taken += credit;
                 *work.owed.entry(process).or_default() += credit;
                 let child = work.session.child(process);
-                for (stream, chunk) in records {
-                    if let Some(attachment) = self.attachments.get(&process) {
-                        let shown = self.shown.entry(process).or_default();
-                        if chunk.sequence > *shown {
-                            *shown = chunk.sequence;
-                            let (origin, data) = (&attachment.origin, chunk.data());
-                            self.settings.history.push(
-                                process.0,
-                                origin,
-                                stream,
-                                chunk.time_ns,
-                                data,
-                            );
-                        }
+                if let Some(attachment) = self.attachments.get(&process) {
+                    let shown = self.shown.entry(process).or_default();
+                    let newest = records.last().map_or(*shown, |(_, chunk)| chunk.sequence);
+                    let known = |(_, chunk): &(Stream, Chunk)| chunk.sequence <= *shown;
+                    let new = match records.iter().filter(|record| known(record)).count() {
+                        0 => Arc::clone(&records),
+                        known => Arc::new(records[known..].to_vec()),
+                    };
+                    *shown = newest.max(*shown);
+                    if !new.is_empty() {
+                        let history = &self.settings.history;
+                        history.push(process.0, &attachment.origin, new);
                     }
-                    work.writer.handle_record(child, stream, chunk);
+                }
+                for (stream, chunk) in records.iter() {
+                    work.writer.handle_record(child, *stream, chunk.clone());
                 }
             }
             Notice::NotFollowed(process, error) => {
@@ -438,6 +440,7 @@ impl Worker {
             }
             Notice::Event(event::Event::Gap(gap)) => {
                 let child = work.session.child(gap.process);
+                self.show_gap(&work.writer, child, &gap);
                 work.writer
                     .handle_gap(child, gap.to, gap.stdout_offset, gap.stderr_offset);
             }
@@ -445,7 +448,10 @@ impl Worker {
                 let child = work.session.child(ended.process);
                 let (stream, next, bytes) = (ended.stream, ended.next, ended.bytes);
                 work.writer.handle_stream_ended(child, stream, next, bytes);
-                self.settings.history.end(ended.process.0, stream);
+                if let Some(attachment) = self.attachments.get(&ended.process) {
+                    let history = &self.settings.history;
+                    history.end(ended.process.0, &attachment.origin, stream);
+                }
             }
             Notice::Event(event::Event::ProcessRemoved(removed)) => {
                 work.owed.remove(&removed.process);
@@ -465,6 +471,27 @@ impl Worker {
             Notice::Event(_) => {}
         }
         None
+    }
+
+    /// Who looks at lines is told that some are missing.
+    fn show_gap(&self, writer: &Writer<LogFile>, child: Child, gap: &event::Gap) {
+        let shown = self.shown.get(&child.process).copied().unwrap_or_default();
+        let Some(attachment) = self.attachments.get(&child.process) else {
+            return;
+        };
+        if gap.to <= shown {
+            return;
+        }
+        for (stream, to) in [
+            (Stream::Stdout, gap.stdout_offset),
+            (Stream::Stderr, gap.stderr_offset),
+        ] {
+            let lost = to.saturating_sub(writer.end(child, stream).unwrap_or(to));
+            if lost > 0 {
+                let history = &self.settings.history;
+                history.gap(child.process.0, &attachment.origin, stream, lost);
+            }
+        }
     }
 
     fn handle_event(&mut self, event: Event) {

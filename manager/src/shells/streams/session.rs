@@ -1,13 +1,13 @@
 //! The log writer's own session with the kernel, on a blocking unix socket. What arrives while an
 //! answer is awaited is kept in order.
 
+use crate::shells::history::Records;
 use crate::streams::disk::{self, Keeper, Stop};
 use crate::streams::feed::Chunk;
 use crate::streams::position::Child;
 use crate::streams::writer::Alive;
 use kingpole_protocol::client::connection::{Connection, Incoming};
 use kingpole_protocol::event::Event;
-use kingpole_protocol::record::Stream;
 use kingpole_protocol::reply::Reply;
 use kingpole_protocol::request::{
     Commit, Follow, Grant, ListProcesses, ListValues, OutputAcknowledgement, Request, Subscribe,
@@ -30,7 +30,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) enum Notice {
     /// Records of one process, and the credit that they used.
-    Output(ProcessId, Vec<(Stream, Chunk)>, u64),
+    Output(ProcessId, Records, u64),
     /// Anything else.
     Event(Event),
     /// A process to be followed is not there.
@@ -283,7 +283,7 @@ fn notice(incoming: Incoming<'_>) -> Option<Notice> {
                 from += length;
             }
             let credit = output.credit_bytes() as u64;
-            Some(Notice::Output(output.process, records, credit))
+            Some(Notice::Output(output.process, Arc::new(records), credit))
         }
         Incoming::Event(event) => Some(Notice::Event(event)),
         Incoming::Reply { .. } | Incoming::Welcome(_) => None,

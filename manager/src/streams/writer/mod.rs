@@ -351,6 +351,13 @@ impl<F> Writer<F> {
         }
     }
 
+    /// The stream offset behind everything that has arrived of a child.
+    #[must_use]
+    pub fn end(&self, child: Child, stream: Stream) -> Option<u64> {
+        let state = self.children.get(&child)?;
+        Some(state.source(stream).feed.end())
+    }
+
     /// Bytes that are held for a child because they are not yet in their files.
     #[must_use]
     pub fn held_bytes(&self, child: Child) -> u64 {
