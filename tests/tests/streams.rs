@@ -88,7 +88,7 @@ fn rotation_by_time_goes_on_through_kills_and_has_every_line_once() {
     let mut manager = Manager::start(&scratch, &configuration);
     let written = || {
         let parts = rotated(&log);
-        let texts = parts.iter().map(|part| std::fs::read_to_string(part));
+        let texts = parts.iter().map(std::fs::read_to_string);
         texts.map(Result::unwrap_or_default).collect::<String>()
     };
     let has = |number: u32| {

@@ -431,6 +431,7 @@ impl Hands {
             ring,
             pid,
             dropped_told: Dropped::default(),
+            wide: [false; 2],
         };
         let asked_bytes = spawned.buffer_bytes;
         let captured = RingSize::holding(asked_bytes);

@@ -22,9 +22,13 @@ use kingpole_protocol::ids::ProcessId;
 use kingpole_protocol::request::SignalTarget;
 use kingpole_protocol::status::{End, EndStatus};
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
+
+/// Size of the pipe of a child that floods.
+const WIDE_PIPE_BYTES: i32 = 256 << 10;
 
 /// The descriptors of one child.
 #[derive(Debug)]
@@ -38,6 +42,8 @@ pub(super) struct Child {
     pub(super) pid: i32,
     /// What the state knows of records that the ring has dropped.
     pub(super) dropped_told: Dropped,
+    /// Streams whose pipes were made wider.
+    pub(super) wide: [bool; 2],
 }
 
 impl Child {
@@ -45,6 +51,21 @@ impl Child {
         match stream {
             Stream::Stdout => self.stdout.as_ref(),
             Stream::Stderr => self.stderr.as_ref(),
+        }
+    }
+
+    /// Gives a child that filled its pipe a wider one, so that it is not put to sleep and woken for
+    /// each 64 KiB. The memory for it is used only while bytes are in it. Without the right to,
+    /// or beyond the user's share of such memory, it stays as it is.
+    pub(super) fn widen(&mut self, stream: Stream) {
+        let done = match stream {
+            Stream::Stdout => &mut self.wide[0],
+            Stream::Stderr => &mut self.wide[1],
+        };
+        if !std::mem::replace(done, true)
+            && let Some(pipe) = self.pipe(stream)
+        {
+            let _ = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(WIDE_PIPE_BYTES));
         }
     }
 

@@ -19,6 +19,7 @@ use crate::memory::{Ring, RingSize, SlotIndex};
 use crate::reap::now_ns;
 use crate::state::State;
 use kingpole_protocol::ids::ProcessId;
+use kingpole_protocol::limits::RECORD_DATA_BYTES_MAX;
 use nix::errno::Errno;
 use std::os::fd::AsFd;
 
@@ -115,7 +116,12 @@ impl Hands {
         let outcome = match reading.read(pipe.as_fd(), stream, now_ns()) {
             Ok(CellOutcome::Nothing) => ReadOutcome::Nothing,
             Ok(CellOutcome::NoRoom) => ReadOutcome::NoRoom,
-            Ok(CellOutcome::Record(_)) => self.record_outcome(process)?,
+            Ok(CellOutcome::Record(header)) => {
+                if header.length as usize >= RECORD_DATA_BYTES_MAX {
+                    child.widen(stream);
+                }
+                self.record_outcome(process)?
+            }
             Ok(CellOutcome::EndOfFile) => {
                 child.drop_pipe(stream);
                 self.guard

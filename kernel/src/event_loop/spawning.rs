@@ -102,6 +102,7 @@ impl Hands {
                 ring,
                 pid: started.pid,
                 dropped_told: Dropped::default(),
+                wide: [false; 2],
             },
             Err(error) => {
                 self.undo_spawn(state, process, slot);

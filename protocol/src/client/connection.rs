@@ -103,6 +103,12 @@ impl Connection {
         })
     }
 
+    /// For a session that follows much output: reads ask for so many bytes at least. To be called
+    /// before anything has been received.
+    pub fn read_in_pieces_of(&mut self, bytes: usize) {
+        self.decoder = Decoder::reading(bytes);
+    }
+
     /// The lease under which all further requests act.
     pub fn set_fence(&mut self, fence: Fence) {
         self.fence = fence;

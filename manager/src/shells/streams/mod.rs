@@ -48,8 +48,8 @@ use zone::LocalZone;
 /// Bytes of records of one process that may be on their way or held: four batches.
 const CREDIT_BYTES: u64 = 1 << 20;
 
-/// Notices are taken in portions of so many bytes, so that files are written in between.
-const PORTION_BYTES: u64 = 512 << 10;
+/// Notices are taken in portions of so many bytes, one batch, so that files are written in between.
+const PORTION_BYTES: u64 = 256 << 10;
 
 /// When the engine has certainly attached whatever it will of an older manager's children.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -325,7 +325,6 @@ impl Worker {
                 return Ok(over);
             }
             if step.0 == Turn::Again {
-                work.session.receive()?;
                 continue;
             }
             let (said, tended) = self.files.tend(Instant::now());
@@ -335,9 +334,7 @@ impl Worker {
             let deadline = work.writer.poll_deadline();
             let deadline = deadline.map(|at| self.begun + Duration::from_nanos(at));
             let deadline = deadline.into_iter().chain(work.settles).chain(tended).min();
-            if self.wait(Some(&work.session), deadline) {
-                work.session.receive()?;
-            }
+            self.wait(Some(&work.session), deadline);
         }
     }
 
@@ -345,12 +342,18 @@ impl Worker {
     fn step(&mut self, work: &mut Work) -> Result<(Turn, Option<Over>), Stop> {
         let mut taken = 0;
         let mut again = Turn::Wait;
-        while let Some(notice) = work.session.poll_notice()? {
-            again = Turn::Again;
-            if let Some(over) = self.handle_notice(work, notice, &mut taken) {
-                return Ok((again, Some(over)));
+        // Whatever has come by now goes into one batch: the fewer there are, the fewer messages and
+        // writes it takes (a child that floods makes them 250 KiB long instead of 90).
+        loop {
+            while taken <= PORTION_BYTES
+                && let Some(notice) = work.session.poll_notice()?
+            {
+                again = Turn::Again;
+                if let Some(over) = self.handle_notice(work, notice, &mut taken) {
+                    return Ok((again, Some(over)));
+                }
             }
-            if taken > PORTION_BYTES {
+            if taken > PORTION_BYTES || !work.session.receive()? {
                 break;
             }
         }

@@ -26,6 +26,9 @@ use std::time::{Duration, Instant};
 /// A kernel that does not answer for so long is taken for broken.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// A read takes what the socket holds, so that a batch is not made of single frames.
+const READ_BYTES: usize = 256 << 10;
+
 /// Something that the kernel said by itself.
 #[derive(Debug)]
 pub(super) enum Notice {
@@ -58,6 +61,7 @@ impl Session {
         let client = concat!("kingpole-manager/", env!("CARGO_PKG_VERSION"), " streams");
         let mut connection = Connection::new(client, 0).map_err(broken)?;
         connection.set_fence(fence);
+        connection.read_in_pieces_of(READ_BYTES);
         let notices = VecDeque::new();
         let mut session = Self {
             socket,
