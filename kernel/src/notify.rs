@@ -1,23 +1,37 @@
 //! Tells systemd how we are, if it asked (sd_notify(3)).
 
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+use nix::sys::socket::{UnixAddr, connect};
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixDatagram;
 
-/// Sends `state` to `$NOTIFY_SOCKET`. Without one, or if nobody reads there, nothing happens: it is
-/// news for a manager, not a need of ours.
-pub fn notify(state: &str) {
-    let Some(place) = std::env::var_os("NOTIFY_SOCKET") else {
-        return;
-    };
-    let bytes = place.as_encoded_bytes();
+/// Where systemd listens, and a socket to tell it something.
+#[derive(Debug)]
+pub struct Notifier {
+    /// Connected, so that it tells when there is room; never waits.
+    pub socket: UnixDatagram,
+}
+
+/// The one that the environment names.
+#[must_use]
+pub fn notifier() -> Option<Notifier> {
+    let place = std::env::var_os("NOTIFY_SOCKET")?;
+    let bytes = place.as_bytes();
     let address = match bytes.strip_prefix(b"@") {
-        Some(name) => SocketAddr::from_abstract_name(name),
-        None => SocketAddr::from_pathname(&place),
+        Some(name) => UnixAddr::new_abstract(name),
+        None => UnixAddr::new(bytes),
     };
-    let (Ok(address), Ok(socket)) = (address, UnixDatagram::unbound()) else {
-        return;
-    };
+    let socket = UnixDatagram::unbound().ok()?;
     // A full queue must not stop us.
-    let _ = socket.set_nonblocking(true);
-    let _ = socket.send_to_addr(state.as_bytes(), &address);
+    socket.set_nonblocking(true).ok()?;
+    connect(socket.as_raw_fd(), &address.ok()?).ok()?;
+    Some(Notifier { socket })
+}
+
+/// Sends `state` there. Without an address, or if nobody reads there, nothing happens: it is news for a
+/// manager, not a need of ours.
+pub fn notify(state: &str) {
+    if let Some(Notifier { socket }) = notifier() {
+        let _ = socket.send(state.as_bytes());
+    }
 }

@@ -145,10 +145,7 @@ fn begin(mut options: Options, inherited: Inherited) -> Result<Exit, StartError>
         origin,
     };
     match role {
-        None => {
-            drop(inherited);
-            first(ground)
-        }
+        None => first(&ground, inherited),
         Some(role) => match role.part {
             Part::Guard => guarding::promoted(&ground, &role, inherited),
             Part::Kernel => serving::guarded(&ground, &role, inherited),
@@ -157,12 +154,14 @@ fn begin(mut options: Options, inherited: Inherited) -> Result<Exit, StartError>
 }
 
 /// A start by a person, a manager or systemd.
-fn first(ground: Ground) -> Result<Exit, StartError> {
+fn first(ground: &Ground, inherited: Inherited) -> Result<Exit, StartError> {
     let runtime_dir = &ground.runtime_dir;
     places::prepare_runtime_dir(runtime_dir)?;
     if !ground.options.daemonize {
-        return hold_ground(&ground, &mut None);
+        return hold_ground(ground, inherited, &mut None);
     }
+    // Only systemd hands anything over, and it does not want its daemons in the background.
+    drop(inherited);
     // Asked before forking, so that the usual mistakes are told where they were made.
     drop(lock::take(runtime_dir)?);
     let path = runtime_dir.join(LOG_FILE);
@@ -189,7 +188,7 @@ fn first(ground: Ground) -> Result<Exit, StartError> {
         }),
         Detached::Background(promise) => {
             let mut promise = Some(promise);
-            let result = hold_ground(&ground, &mut promise);
+            let result = hold_ground(ground, Inherited::none(), &mut promise);
             if let (Err(error), Some(promise)) = (&result, promise) {
                 promise.keep(error.exit() as u8);
             }
@@ -198,10 +197,21 @@ fn first(ground: Ground) -> Result<Exit, StartError> {
     }
 }
 
-fn hold_ground(ground: &Ground, promise: &mut Option<Promise>) -> Result<Exit, StartError> {
+fn hold_ground(
+    ground: &Ground,
+    inherited: Inherited,
+    promise: &mut Option<Promise>,
+) -> Result<Exit, StartError> {
     let lock = lock::keep(lock::take(&ground.runtime_dir)?)?;
     let pids = PidFiles::in_directory(&ground.runtime_dir);
-    if let Some(killed) = pids.killed() {
+    let stored = if ground.options.no_guard {
+        None
+    } else {
+        guarding::stored(inherited)?
+    };
+    if stored.is_none()
+        && let Some(killed) = pids.killed()
+    {
         stderr_log()?.line(now_ns(), &killed.to_string());
         pids.remove();
     }
@@ -219,7 +229,10 @@ fn hold_ground(ground: &Ground, promise: &mut Option<Promise>) -> Result<Exit, S
         pids.remove();
         return Ok(exit);
     }
-    guarding::first(ground, lock, promise)
+    match stored {
+        Some(stored) => guarding::recovered(ground, lock, stored, promise),
+        None => guarding::first(ground, lock, promise),
+    }
 }
 
 fn stderr_log() -> Result<Log, StartError> {

@@ -11,7 +11,11 @@ use serde::{Deserialize, Serialize};
 pub const VERSION_MIN: u16 = 1;
 
 /// Newest protocol version that this build speaks.
-pub const VERSION_MAX: u16 = 1;
+pub const VERSION_MAX: u16 = if cfg!(feature = "a-version-ahead") {
+    2
+} else {
+    1
+};
 
 /// What a client sends to leave the text protocol.
 pub const ATTACH_LINE: &str = "attach 1\n";

@@ -19,35 +19,45 @@ pub fn kernel() -> &'static Path {
     find("kingpole-kernel")
 }
 
-/// A process kernel that dies where a test wants it to, built beside the real one.
+/// A process kernel that dies where a test wants it to, built beside the real one. It claims the next
+/// version of frames and of the saved state as well, so that it can stand for a later release.
 ///
 /// # Panics
 /// When it does not build.
 #[must_use]
 pub fn kernel_with_crash_points() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| build_ahead("kingpole-kernel", "kingpole-kernel", "crash-points"))
+}
+
+/// Builds a test build of a program beside the real one.
+fn build_ahead(package: &str, program: &str, features: &str) -> PathBuf {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let directory = workspace().join("target").join("crash-points");
+    let status = Command::new(cargo)
+        .current_dir(workspace())
+        .args(["build", "--quiet", "-p", package, "--bin", program])
+        .args(["--features", features, "--target-dir"])
+        .arg(&directory)
+        .stdin(Stdio::null())
+        .status();
+    assert!(
+        status.is_ok_and(|status| status.success()),
+        "{program} does not build with {features}"
+    );
+    directory.join("debug").join(program)
+}
+
+/// A manager that claims the next version of frames, as [`kernel_with_crash_points`] does.
+///
+/// # Panics
+/// When it does not build.
+#[must_use]
+pub fn manager_ahead() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let directory = workspace().join("target").join("crash-points");
-        let status = Command::new(cargo)
-            .current_dir(workspace())
-            .args([
-                "build",
-                "--quiet",
-                "-p",
-                "kingpole-kernel",
-                "--bin",
-                "kingpole-kernel",
-            ])
-            .args(["--features", "crash-points", "--target-dir"])
-            .arg(&directory)
-            .stdin(Stdio::null())
-            .status();
-        assert!(
-            status.is_ok_and(|status| status.success()),
-            "it does not build"
-        );
-        directory.join("debug").join("kingpole-kernel")
+        let features = "kingpole-protocol/a-version-ahead";
+        build_ahead("kingpole-manager", "kingpole-manager", features)
     })
 }
 

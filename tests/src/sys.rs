@@ -168,3 +168,20 @@ pub fn become_user(uid: u32) -> io::Result<()> {
         Err(io::Error::last_os_error())
     }
 }
+
+/// Lets a program find descriptors under the numbers from 3 on, in this order. They must have numbers
+/// beyond those.
+pub fn pass_from_three(command: &mut std::process::Command, fds: Vec<RawFd>) {
+    use std::os::unix::process::CommandExt;
+    let place = move || {
+        for (number, fd) in (3..).zip(&fds) {
+            // SAFETY: integers only, and allowed between fork and exec.
+            if unsafe { libc::dup2(*fd, number) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: it calls dup2 and nothing else, and allocates nothing unless that fails.
+    unsafe { command.pre_exec(place) };
+}

@@ -4,9 +4,12 @@
 //! `docs/crash-points.md` is the table of the last run: `KINGPOLE_WRITE_DOCS=1` writes it.
 
 use kingpole_protocol::client::blocking::Client;
+use kingpole_protocol::record::Stream;
 use kingpole_protocol::status::EndStatus;
+use kingpole_tests::output::{Acknowledge, Follower};
 use kingpole_tests::storm::{Driver, Killer};
-use kingpole_tests::{Kernel, Puppet, Scratch, binaries, wait};
+use kingpole_tests::text::{Place, TextSession};
+use kingpole_tests::{Kernel, Puppet, Scratch, binaries, pattern, puppet, wait};
 use std::fmt::Write;
 use std::rc::Rc;
 use std::sync::Mutex;
@@ -28,6 +31,10 @@ enum Load {
     Values,
     /// The kernel is killed from outside in the middle.
     KernelKilled,
+    /// A child writes more than its buffer holds, while nobody reads.
+    Drops,
+    /// The kernel is upgraded in the middle.
+    Upgrade,
     /// The same before, and children of the dead one end: the guard publishes and reaps.
     GuardReaps,
 }
@@ -110,9 +117,14 @@ const ROWS: &[Row] = &[
     with(Load::KernelKilled, kernel("adopt: after the read@2")),
     with(Load::KernelKilled, kernel("adopt: each slot@2")),
     with(Load::KernelKilled, kernel("adopt: before ready@2")),
+    with(Load::Drops, kernel("drop: before#3")),
+    with(Load::Drops, kernel("drop: published#3")),
+    with(Load::Upgrade, kernel("upgrade: rehearsed")),
+    with(Load::Upgrade, kernel("upgrade: before exec")),
     kernel("read: part drained#9;adopt: in the read@2"),
     kernel("spawn: after clone#4;adopt: resolve running@2"),
     with(Load::Plain, guard("guard: held#6")),
+    with(Load::Upgrade, guard("guard: before exec")),
     guard("end: after the look#1"),
     guard("end: before ended#1"),
     guard("end: after ended#1"),
@@ -141,6 +153,12 @@ fn run(row: Row, program: &std::path::Path) -> String {
     }
     for round in 0..30 {
         driver.act();
+        if round == 15 && row.load == Load::Drops {
+            drop_output(&kernel, &mut driver);
+        }
+        if round == 15 && row.load == Load::Upgrade {
+            ask_for_an_upgrade(&kernel, program);
+        }
         if round == 15 && row.load == Load::KernelKilled {
             Killer::new(&kernel, 1).kill_kernel();
         }
@@ -163,6 +181,37 @@ fn run(row: Row, program: &std::path::Path) -> String {
         "| {} | {} | {children} children exact, {} values, {} connections, {} kernels |\n",
         row.points, row.victim, verified.values, verified.connections, status.epoch
     )
+}
+
+/// A child writes 1 MB into a buffer of 64 KiB: what is left is the end of it, behind one gap, and what is
+/// missing is what was counted.
+fn drop_output(kernel: &Kernel, driver: &mut Driver<'_>) {
+    let mut spec = puppet::spec("wordy", &["flood out 0 1000000 1000", "exit 0"]);
+    spec.buffer_bytes = 64 << 10;
+    let spawned = driver.insist("wordy", |client| client.spawn("wordy", spec.clone()));
+    let process = spawned.process.process;
+    wait::until("it has ended", || {
+        let all = driver.insist("the list", Client::processes);
+        let found = all.iter().find(|one| one.process == process);
+        match found {
+            Some(one) if one.end.is_some() && one.output.stdout_ended => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    let mut reader = Follower::new(kernel.client(), process, Acknowledge::Each);
+    reader.read_until("both streams", |reader| reader.ended.len() == 2);
+    let kept = reader.of(Stream::Stdout);
+    let from = 1_000_000 - kept.len() as u64;
+    assert_eq!(reader.headers[0].stream_offset, from);
+    assert_eq!(pattern::first_difference(kept, from), None);
+    assert!((1..64 << 10).contains(&kept.len()), "{}", kept.len());
+}
+
+fn ask_for_an_upgrade(kernel: &Kernel, program: &std::path::Path) {
+    let mut session = TextSession::open(&Place::Unix(kernel.socket()));
+    // Its answer may die with the kernel.
+    session.send(format!("upgrade {}\n", program.display()).as_bytes());
+    session.read_first();
 }
 
 /// Children of a dead kernel end one after the other, and a client finds how.

@@ -11,6 +11,7 @@ use super::polled::Polled;
 use crate::crash::{crash_point, resume_stage};
 use crate::entry::Spawned;
 use crate::guard::client::GuardLink;
+use crate::guard::store;
 use crate::input::Input;
 use crate::limits::value_weight;
 use crate::memory::cursor::{EofBits, Stream};
@@ -136,6 +137,7 @@ pub(super) fn adopt(
         polled,
         guard,
         newly_attached: Vec::new(),
+        has_store: store::count_max() != 0,
         unpolled: Vec::new(),
     };
     let mut adoption = Adoption {
@@ -442,6 +444,7 @@ impl Hands {
         }
         let slot = self.memory.slot(index);
         let end = slot.ended().map(|end| end_of(&end));
+        let dropped = slot.dropped();
         let output = position(&self.memory, index, child.ring.as_ref())?;
         let process = Process {
             id,
@@ -464,9 +467,8 @@ impl Hands {
                 overflow: spawned.overflow,
                 cursor: output.cursor,
                 oldest: output.oldest,
-                // What was dropped before is told by the numbers of the records that are left.
-                dropped_records: 0,
-                dropped_bytes: 0,
+                dropped_records: dropped.records,
+                dropped_bytes: dropped.bytes,
                 reading: Reading::Polled,
                 refusals: 0,
                 seen_empty: EofBits::NONE,

@@ -193,7 +193,8 @@ impl Kernel {
     fn become_guard(&self, heirloom: &Heirloom) -> Errno {
         let hands = &self.hands;
         let held = hands.all_held(&self.listeners);
-        hands.fill_held_table(&held);
+        let numbers = held.iter().map(|(tag, fd)| (*tag, fd.as_raw_fd()));
+        hands.memory.replace_held(numbers);
         let shared = hands.shared_descriptors(heirloom);
         let role = Role {
             part: Part::Guard,
@@ -244,24 +245,6 @@ impl Hands {
         }
         held.extend(listeners.iter().map(|one| (one.tag(), one.descriptor())));
         held
-    }
-
-    /// Writes the table as if we were the guard, which we are about to be.
-    fn fill_held_table(&self, held: &[(Tag, BorrowedFd<'_>)]) {
-        let places = self
-            .memory
-            .held()
-            .map(|(place, _, _)| place)
-            .collect::<Vec<_>>();
-        for place in &places {
-            self.memory.clear_held(*place);
-        }
-        let mut places = places.into_iter();
-        for (tag, fd) in held {
-            if let Some(place) = places.next().or_else(|| self.memory.next_held_place()) {
-                self.memory.store_held(place, *tag, fd.as_raw_fd());
-            }
-        }
     }
 
     pub(super) fn shared_descriptors<'a>(&'a self, heirloom: &'a Heirloom) -> Vec<BorrowedFd<'a>> {

@@ -103,6 +103,8 @@ pub(super) struct Hands {
     pub(super) guard: GuardLink,
     /// Children of finished intents that nobody has looked at yet.
     pub(super) newly_attached: Vec<ProcessId>,
+    /// Whether the guard passes what it holds on to systemd.
+    pub(super) has_store: bool,
     /// Children whose pipes could not be polled or read when they came: to be tried again.
     pub(super) unpolled: Vec<ProcessId>,
 }

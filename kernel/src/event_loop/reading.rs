@@ -156,10 +156,16 @@ impl Hands {
             ring.map(Ring::dropped).unwrap_or_default(),
         );
         child.dropped_told = now;
+        let dropped_records = now.records.saturating_sub(told.records);
+        let dropped_bytes = now.bytes.saturating_sub(told.bytes);
+        if dropped_records != 0 {
+            let slot = self.memory.slot(child.slot);
+            slot.count_dropped(dropped_records, dropped_bytes);
+        }
         Some(ReadOutcome::Record {
             output,
-            dropped_records: now.records.saturating_sub(told.records),
-            dropped_bytes: now.bytes.saturating_sub(told.bytes),
+            dropped_records,
+            dropped_bytes,
         })
     }
 

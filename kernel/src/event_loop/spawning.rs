@@ -110,6 +110,11 @@ impl Hands {
             }
         };
         self.memory.slot(slot).set_running();
+        if let (true, Some(pidfd)) = (self.has_store, &child.pidfd) {
+            // Only the store needs it from the guard: it tells of an end that neither of us reaps.
+            let tag = Tag::of_process(process, HeldKind::Pidfd);
+            let _ = self.guard.hold(&[(tag, pidfd.as_fd())]);
+        }
         let pid = child.pid;
         let output = position(&self.memory, slot, child.ring.as_ref()).unwrap_or(OutputPosition {
             cursor: crate::memory::RingCursor::new(EofBits::ALL),

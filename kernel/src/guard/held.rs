@@ -68,6 +68,17 @@ impl Held {
         }
     }
 
+    /// The one with this tag.
+    #[must_use]
+    pub fn get(&self, tag: Tag) -> Option<BorrowedFd<'_>> {
+        self.by_tag.get(&tag).map(|(_, fd)| fd.as_fd())
+    }
+
+    /// The tags.
+    pub fn tags(&self) -> impl Iterator<Item = Tag> {
+        self.by_tag.keys().copied()
+    }
+
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {

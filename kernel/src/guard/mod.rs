@@ -13,3 +13,4 @@ pub mod pace;
 pub mod role;
 pub mod run;
 pub mod shared;
+pub mod store;

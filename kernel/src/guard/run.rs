@@ -9,6 +9,7 @@ use super::link::{self, Message, Received};
 use super::pace::{Pace, STARTS_MAX, Served};
 use super::role::{Original, Part, Role};
 use super::shared::{Shared, announce_ends};
+use super::store::{Store, Told};
 use crate::crash::crash_point;
 use crate::exit::Exit;
 use crate::log::{Backlog, Log};
@@ -56,6 +57,7 @@ pub struct Guard {
     next_start: Option<Instant>,
     has_served: bool,
     undelivered: Vec<Signal>,
+    store: Store,
     /// Whether the guard itself is to become the program that the kernel has become.
     own: Own,
 }
@@ -137,8 +139,16 @@ impl Guard {
             next_start,
             has_served: parts.has_served,
             undelivered: Vec::new(),
+            store: Store::offered(),
             own: Own::Settled,
         };
+        if guard.store.is_offered() {
+            // What an earlier program of this process has stored is passed over.
+            guard.store.keep_shared(&guard.shared);
+            for tag in guard.held.tags() {
+                guard.store.note(tag);
+            }
+        }
         if let Some(note) = parts.note {
             guard.say(&note);
         }
@@ -155,6 +165,7 @@ impl Guard {
             self.take_signals();
             self.take_messages();
             if let Some(exit) = self.sweep() {
+                self.store.forget_all();
                 self.pids.remove();
                 if let Some(promise) = self.promise.take() {
                     promise.keep(exit as u8);
@@ -162,6 +173,12 @@ impl Guard {
                 return Ok(exit);
             }
             self.log_waits = self.log.flush(now_ns());
+            if self.store.tell(&self.held) == Told::Overfull {
+                self.say(
+                    "systemd's descriptor store is full: what comes now does not survive the death of \
+                     guard and kernel together (raise FileDescriptorStoreMax)",
+                );
+            }
             if self.own == Own::Outdated {
                 self.become_next();
             }
@@ -263,6 +280,9 @@ impl Guard {
         if let Some(kernel) = &self.kernel {
             polled.push(PollFd::new(kernel.link.as_fd(), PollFlags::POLLIN));
         }
+        if let Some(store) = self.store.waits_on() {
+            polled.push(PollFd::new(store, PollFlags::POLLOUT));
+        }
         if self.log_waits == Backlog::Waiting {
             polled.push(PollFd::new(self.log.descriptor(), PollFlags::POLLOUT));
         }
@@ -328,6 +348,7 @@ impl Guard {
         match message {
             Message::Hold(all) => {
                 for (tag, fd) in all {
+                    self.store.note(tag);
                     if self.held.hold(&self.shared.memory, tag, fd) == Kept::NoPlace {
                         self.say("the table of held descriptors is full");
                     }
@@ -336,6 +357,7 @@ impl Guard {
             }
             Message::Drop(tags) => {
                 for tag in tags {
+                    self.store.note(tag);
                     self.held.release(&self.shared.memory, tag);
                 }
             }

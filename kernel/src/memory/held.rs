@@ -75,6 +75,20 @@ impl StateMemory {
             .filter_map(|(place, tag, fd)| Some((place, tag?, fd)))
     }
 
+    /// Makes the table say exactly this: for whoever is about to become the guard.
+    pub fn replace_held(&self, held: impl IntoIterator<Item = (Tag, i32)>) {
+        let places = self.held().map(|(place, _, _)| place).collect::<Vec<_>>();
+        for place in &places {
+            self.clear_held(*place);
+        }
+        let mut places = places.into_iter();
+        for (tag, number) in held {
+            if let Some(place) = places.next().or_else(|| self.next_held_place()) {
+                self.store_held(place, tag, number);
+            }
+        }
+    }
+
     /// The place behind all that were ever used, or `None` when the table is full.
     #[must_use]
     pub fn next_held_place(&self) -> Option<HeldPlace> {

@@ -47,6 +47,7 @@
 //! | 80 | u64 | time of the end, nanoseconds since 1970 | reaper |
 //! | 88, 96 | u64 | user and system time, microseconds | reaper |
 //! | 104 | u64 | largest resident size, KB | reaper |
+//! | 112, 120 | u64 | records and bytes dropped because the ring was full (for people; a kill may miss the last drop) | kernel |
 //! | 128 | u64 | `sel`: generation of the control block, its low bit selects the copy | kernel |
 //! | 136, 192 | 7 x u64 | two copies: head, tail, next seq, stdout bytes, stderr bytes, eof bits, check | kernel |
 //!
@@ -244,8 +245,10 @@ pub struct SlotWords {
     pub system_us: AtomicU64,
     /// Largest resident size, KB.
     pub max_rss_kb: AtomicU64,
-    /// Unused, zero.
-    pub reserved_2: [AtomicU64; 2],
+    /// Records dropped because the ring was full.
+    pub dropped_records: AtomicU64,
+    /// Their bytes.
+    pub dropped_bytes: AtomicU64,
     /// Generation of the control block; the low bit selects the copy.
     pub selected: AtomicU64,
     /// The two copies.

@@ -13,6 +13,7 @@ use super::layout::{
     CLAIM_ABORTED, CLAIM_CHILD, CLAIM_OPEN, ControlWords, SLOT_FREE, SLOT_INTENT, SLOT_RUN,
     STATUS_UNKNOWN, SlotWords,
 };
+use super::ring::Dropped;
 use super::state_memory::{Epoch, ProcessId};
 use crate::crash::crash_point;
 
@@ -220,6 +221,8 @@ impl<'a> Slot<'a> {
         words.status.store(0, Ordering::Relaxed);
         words.failed_step.store(0, Ordering::Relaxed);
         words.failed_errno.store(0, Ordering::Relaxed);
+        words.dropped_records.store(0, Ordering::Relaxed);
+        words.dropped_bytes.store(0, Ordering::Relaxed);
         words.id.store(intent.id.0, Ordering::Relaxed);
         words.epoch.store(intent.epoch.0, Ordering::Relaxed);
         words.key_hash.store(intent.key_hash, Ordering::Relaxed);
@@ -352,6 +355,22 @@ impl<'a> Slot<'a> {
             .selected
             .store(selected.wrapping_add(1), Ordering::Release);
         crash_point("control: published");
+    }
+
+    /// What was dropped because the ring was full.
+    #[must_use]
+    pub fn dropped(self) -> Dropped {
+        Dropped {
+            records: self.words.dropped_records.load(Ordering::Relaxed),
+            bytes: self.words.dropped_bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Counts what was dropped. A number for people: gaps are computed, not counted.
+    pub fn count_dropped(self, records: u64, bytes: u64) {
+        let words = self.words;
+        words.dropped_records.fetch_add(records, Ordering::Relaxed);
+        words.dropped_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// The end, once published.

@@ -9,7 +9,11 @@ use crate::guard::image::Image;
 use crate::guard::role::{Original, Role};
 use crate::guard::run::{Guard, Parts};
 use crate::guard::shared::Shared;
+use crate::guard::store::{HandedBack, handed_back};
+use crate::memory::Epoch;
+use crate::notify::notify;
 use crate::pid_files::PidFiles;
+use crate::reap::now_ns;
 use crate::sys::daemon::{Promise, take_over_title};
 use crate::sys::inherited::Inherited;
 use crate::sys::process::become_subreaper;
@@ -32,6 +36,64 @@ pub(super) fn first(
     Guard::new(parts).run().map_err(system("wait for anything"))
 }
 
+/// What systemd's descriptor store has kept of a guard and a kernel that died together.
+pub(super) struct Stored {
+    shared: Shared,
+    held: Held,
+}
+
+/// Takes it, if this process was handed it and can use it.
+pub(super) fn stored(mut inherited: Inherited) -> Result<Option<Stored>, StartError> {
+    let HandedBack {
+        shared: Some(numbers),
+        held,
+    } = handed_back()
+    else {
+        return Ok(None);
+    };
+    let shared = match Shared::take(&mut inherited, numbers) {
+        Ok(shared) => shared,
+        Err(error) => {
+            let text =
+                format!("systemd's descriptor store: what it has kept is of no use: {error}");
+            stderr_log()?.line(now_ns(), &text);
+            return Ok(None);
+        }
+    };
+    let memory = &shared.memory;
+    memory.replace_held(held);
+    // Whoever was a child of theirs is somebody else's now.
+    memory.set_min_epoch(Epoch(memory.epoch().0.saturating_add(1)));
+    let held = Held::take(memory, &mut inherited);
+    let text = format!(
+        "the kernel before this one (pid {}) was killed together with its guard (pid {}); systemd has \
+         kept {} descriptors of them: going on with those",
+        memory.kernel_pid(),
+        memory.guard_pid(),
+        held.len()
+    );
+    stderr_log()?.line(now_ns(), &text);
+    Ok(Some(Stored { shared, held }))
+}
+
+/// A guard that goes on with that.
+pub(super) fn recovered(
+    ground: &Ground,
+    lock: OwnedFd,
+    stored: Stored,
+    promise: &mut Option<Promise>,
+) -> Result<Exit, StartError> {
+    let Stored { mut shared, held } = stored;
+    shared.lock = Some(lock);
+    let mut original = own::prepare_limits().map_err(system("ask for the descriptor limit"))?;
+    original.oom_score = own::protect_guard();
+    let mut parts = parts(ground, shared, original)?;
+    parts.held = held;
+    parts.promise = promise.take();
+    release_unused_code();
+    Guard::new(parts).run().map_err(system("wait for anything"))
+}
+
 /// A kernel that took the place of its dead guard, or the next program of a guard.
 pub(super) fn promoted(
     ground: &Ground,
@@ -46,6 +108,10 @@ pub(super) fn promoted(
     let image = Image::of_this_process(&ground.origin).map_err(system("find its own program"))?;
     match resume(ground, role, &mut inherited) {
         Ok(guard) => {
+            if role.kernel.is_none() {
+                // The one that systemd has started is dead: this is the process to watch now.
+                notify(&format!("MAINPID={}", std::process::id()));
+            }
             drop((inherited, image));
             release_unused_code();
             guard.run().map_err(system("wait for anything"))

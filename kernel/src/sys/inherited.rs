@@ -49,6 +49,14 @@ impl Inherited {
         Ok(Self { by_number })
     }
 
+    /// For a process that was handed nothing.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self {
+            by_number: BTreeMap::new(),
+        }
+    }
+
     /// Looks at the one with this number.
     #[must_use]
     pub fn get(&self, number: i32) -> Option<BorrowedFd<'_>> {

@@ -21,12 +21,18 @@ const COUNTS: u32 = 3;
 const SESSION: u32 = 4;
 const RECEIVED: u32 = 5;
 const UNSENT: u32 = 6;
+/// What only a build ahead of the releases writes: something that they cannot know.
+const AHEAD: u32 = 0xffff;
 
 /// Descriptors or counts in one part.
 const CHUNK_ITEMS_MAX: usize = 10_000;
 
 /// The version that is written, and the newest that is read.
-pub const SAVED_VERSION: u32 = 1;
+pub const SAVED_VERSION: u32 = if cfg!(feature = "a-version-ahead") {
+    2
+} else {
+    1
+};
 
 /// Everything that is carried.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -266,6 +272,9 @@ impl Saved {
             bytes.extend_from_slice(&part);
         };
         add(HEAD, codec::encode(&self.head)?);
+        if cfg!(feature = "a-version-ahead") {
+            add(AHEAD, b"of the next version".to_vec());
+        }
         for some in self.held.chunks(CHUNK_ITEMS_MAX) {
             add(HELD, codec::encode(&some)?);
         }
@@ -305,6 +314,7 @@ impl Saved {
             let (kind, bytes) = part(&mut rest)?;
             match (kind, sessions.last_mut()) {
                 (HEAD, _) => head = Some(codec::decode(bytes)?),
+                (AHEAD, _) if cfg!(feature = "a-version-ahead") => {}
                 (HELD, _) => held.extend(codec::decode::<Vec<SavedDescriptor>>(bytes)?),
                 (COUNTS, _) => counts.extend(codec::decode::<Vec<SavedCounts>>(bytes)?),
                 (SESSION, _) => sessions.push(codec::decode(bytes)?),
