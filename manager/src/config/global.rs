@@ -80,7 +80,6 @@ pub(super) fn read(
         "httpd" => !settings.httpd,
         // Nobody listens there unless the console is on, and then that is what to warn of.
         "httpd_host" | "httpd_port" => true,
-        "debug" => !settings.debug,
         _ => false,
     });
     if let Some(written) = reader.written("logoutput")

@@ -8,6 +8,7 @@ use super::document::{Document, Section};
 use super::environments::Environments;
 use super::ini::{quoted, strip};
 use super::model::{Configuration, PluginConfig, SocketConfig, WatcherConfig};
+use super::plugin_watcher::watcher_of;
 use super::section::Findings;
 use super::{global, limits, plugin, socket, suggest, variables, watcher};
 
@@ -80,6 +81,11 @@ pub(super) fn interpret(
             _ => plugins.push(plugin::read(name, section, variables, findings)),
         }
     }
+    let of_plugins = plugins.iter().filter_map(|plugin| {
+        let own = environments.of_watcher(&format!("plugin:{}", plugin.name));
+        watcher_of(plugin, &global, &own)
+    });
+    watchers.extend(of_plugins);
     watchers.sort_by(|a, b| a.name.cmp(&b.name));
     sockets.sort_by(|a, b| a.name.cmp(&b.name));
     plugins.sort_by(|a, b| a.name.cmp(&b.name));

@@ -212,12 +212,11 @@ pub const CIRCUS: &[Key] = &[
         "where the web console listens",
         NO_CONSOLE,
     ),
-    not_yet(
+    key(
         "debug",
         "bool",
         "false",
         "debug output of plugins and statistics",
-        NO_PLUGINS,
     ),
     ignored("debug_gc", "bool", "a debugging aid for Python's memory"),
     not_yet(
@@ -617,8 +616,8 @@ pub const SOCKET: &[Key] = &[
 
 /// Section `[plugin:NAME]`; all other keys are the plugin's own.
 pub const PLUGIN: &[Key] = &[
-    not_yet("use", "class", "required", "what to run", NO_PLUGINS),
-    not_yet("priority", "int", "1", "as for watchers", NO_PLUGINS),
+    key("use", "class", "required", "what to run"),
+    key("priority", "int", "1", "as for watchers"),
 ];
 
 /// The options of all streams that mean something for a class.

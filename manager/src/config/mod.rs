@@ -27,6 +27,7 @@ pub mod model;
 pub mod options;
 pub mod pattern;
 mod plugin;
+pub mod plugin_watcher;
 mod section;
 pub mod signals;
 mod socket;

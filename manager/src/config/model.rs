@@ -27,7 +27,7 @@ pub struct Configuration {
     pub watchers: Vec<WatcherConfig>,
     /// Sections `[socket:NAME]`, sorted by name in byte order.
     pub sockets: Vec<SocketConfig>,
-    /// Sections `[plugin:NAME]`, sorted by name in byte order. Read, but not run yet.
+    /// Sections `[plugin:NAME]`, sorted by name in byte order.
     pub plugins: Vec<PluginConfig>,
     /// What was written but has no effect, or not the one that was probably meant.
     pub warnings: Vec<Diagnostic>,
@@ -663,7 +663,7 @@ pub enum SocketKind {
     Rdm,
 }
 
-/// Section `[plugin:NAME]`. Read, but not run yet.
+/// Section `[plugin:NAME]`. Those of somebody's own are among the watchers too.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct PluginConfig {
     /// Name behind the colon, as written.

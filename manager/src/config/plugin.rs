@@ -1,9 +1,11 @@
-//! Sections `[plugin:NAME]` (reference, sections 5.9 and 8.1): kept for later, not run.
+//! Sections `[plugin:NAME]` (reference, sections 5.9 and 8.1): read as they are; [`super::plugin_watcher`] says what
+//! becomes of them.
 
 use super::diagnostic::Diagnostic;
 use super::document::{Section, Source};
 use super::ini::quoted;
 use super::model::PluginConfig;
+use super::plugin_watcher::{BuiltIn, built_in};
 use super::section::Findings;
 use super::variables::EnvironmentVariables;
 use super::{coerce, keys};
@@ -26,7 +28,7 @@ pub(super) fn read(
         findings
             .errors
             .push(Diagnostic::error(section.location.clone(), message));
-    } else {
+    } else if class.as_deref().and_then(built_in) == Some(BuiltIn::Flapping) {
         let message = format!("{title} is not supported yet: plugins are not run");
         findings
             .warnings

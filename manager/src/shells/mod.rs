@@ -18,6 +18,7 @@ pub mod log;
 pub mod manager;
 pub mod output;
 pub mod place;
+pub mod plugins;
 pub mod processes;
 pub mod signals;
 pub mod startup;

@@ -21,6 +21,7 @@ use super::listeners::{HeldListener, ListenError, Listeners};
 use super::log::Log;
 use super::manager::{Ended, Inboxes, Manager, OnInterrupt};
 use super::place::{ManagerLock, Pidfile, PlaceTaken};
+use super::plugins;
 use super::signals::Signals;
 use super::streams::{ConsoleLines, StreamsSettings};
 use super::upgrade::{self, Resumed};
@@ -243,9 +244,15 @@ async fn serve(
             }
         }
     });
+    let tools = plugins::Tools {
+        asker: circus.asker.clone(),
+        events: events.clone(),
+        log: log.clone(),
+    };
     let circus = tokio::spawn(async move {
         let mut is_healthy = is_healthy;
         if is_healthy.wait_for(|healthy| *healthy).await.is_ok() {
+            tokio::spawn(plugins::run(circus.configuration.clone(), tools));
             circus::serve(circus).await;
         }
     });

@@ -1,4 +1,5 @@
 mod corpus;
+mod plugins;
 mod wrong;
 
 use std::time::Duration;

@@ -200,7 +200,6 @@ fn what_is_not_supported_yet_is_named_unless_it_says_what_holds_anyway() {
     assert!(warning("[circus]\nlogoutput = syslog:///dev/log\n").contains("to syslog is not"));
     assert!(warning("[socket:s]\nport = 1\nblocking = no\n").contains("it is blocking"));
     assert!(warning("[circus]\nhttpd = 1\n").contains("there is no web console"));
-    assert!(warning("[plugin:p]\nuse = a.B\npriority = 3\n").contains("plugins are not run"));
 }
 
 #[test]
