@@ -2,7 +2,7 @@
 //! directory, made at its first use from `tests/interop/requirements.txt`.
 
 use crate::binaries;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Versions that Circus 0.17.2 and Papa 1.0.6 run on, best first.
@@ -19,9 +19,17 @@ pub fn scripts() -> PathBuf {
 /// # Errors
 /// Why there is none: no fitting Python, or no PyPI.
 pub fn environment() -> Result<PathBuf, String> {
-    let requirements = scripts().join("requirements.txt");
-    let wanted = std::fs::read_to_string(&requirements).map_err(|error| error.to_string())?;
-    let directory = binaries::workspace().join("target/interop-python");
+    environment_of(&scripts().join("requirements.txt"), "interop-python")
+}
+
+/// The interpreter of an environment with what a file asks for, in a directory of this name below
+/// the target directory.
+///
+/// # Errors
+/// Why there is none: no fitting Python, or no PyPI.
+pub fn environment_of(requirements: &Path, name: &str) -> Result<PathBuf, String> {
+    let wanted = std::fs::read_to_string(requirements).map_err(|error| error.to_string())?;
+    let directory = binaries::workspace().join("target").join(name);
     let stamp = directory.join("installed.txt");
     let python = directory.join("bin/python");
     if std::fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
@@ -45,7 +53,7 @@ pub fn environment() -> Result<PathBuf, String> {
         "--disable-pip-version-check",
         "-r",
     ];
-    run(Command::new(&python).args(install).arg(&requirements))?;
+    run(Command::new(&python).args(install).arg(requirements))?;
     std::fs::write(&stamp, wanted).map_err(|error| error.to_string())?;
     Ok(python)
 }

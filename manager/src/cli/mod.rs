@@ -10,6 +10,7 @@ pub mod daemon;
 mod decr;
 mod detach;
 mod dstats;
+mod events;
 pub mod exit;
 pub mod failure;
 mod get;
@@ -79,6 +80,8 @@ enum Verb {
     List(list::Arguments),
     /// Show what the processes wrote
     Logs(logs::Arguments),
+    /// Show what happens to watchers and processes, as it happens
+    Events(events::Arguments),
     /// Start watchers
     Start(start::Arguments),
     /// Stop watchers; they stay stopped until they are started
@@ -145,6 +148,7 @@ pub fn main() -> ExitCode {
         Verb::Status(arguments) => status::run(arguments, &dir),
         Verb::List(arguments) => list::run(arguments, &dir),
         Verb::Logs(arguments) => logs::run(&arguments, &dir),
+        Verb::Events(arguments) => events::run(&arguments, &dir),
         Verb::Start(arguments) => start::run(arguments, &dir),
         Verb::Stop(arguments) => stop::run(arguments, &dir),
         Verb::Restart(arguments) => restart::run(arguments, &dir),

@@ -44,35 +44,10 @@ pub struct IniEntry {
 /// no UTF-8; NUL characters; files beyond [`limits::FILE_BYTES`].
 #[must_use]
 pub fn parse(file: &str, bytes: &[u8]) -> (IniFile, Vec<Diagnostic>) {
-    let at = |line: u32, column: u32| Location::new(file, line, column);
-    if bytes.len() > limits::FILE_BYTES {
-        let message = format!(
-            "the file has {} bytes, more than the {} that are read",
-            bytes.len(),
-            limits::FILE_BYTES
-        );
-        return (
-            IniFile::default(),
-            vec![Diagnostic::error(at(1, 1), message)],
-        );
-    }
-    let text = match std::str::from_utf8(bytes) {
+    let text = match text_of(file, bytes) {
         Ok(text) => text,
-        Err(error) => {
-            let (valid, rest) = bytes
-                .split_at_checked(error.valid_up_to())
-                .unwrap_or((bytes, &[]));
-            let (line, column) = position_after(&String::from_utf8_lossy(valid));
-            let byte = rest.first().copied().unwrap_or_default();
-            let message = format!("the file is not UTF-8: byte 0x{byte:02x}");
-            return (
-                IniFile::default(),
-                vec![Diagnostic::error(at(line, column), message)],
-            );
-        }
+        Err(error) => return (IniFile::default(), vec![error]),
     };
-    // Editors on Windows put a byte order mark first; Python would take it for a part of line 1.
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut reader = Reader {
         file,
         ..Reader::default()
@@ -89,6 +64,33 @@ pub fn parse(file: &str, bytes: &[u8]) -> (IniFile, Vec<Diagnostic>) {
         },
         reader.errors,
     )
+}
+
+/// The text of a file, without a byte order mark.
+///
+/// # Errors
+/// It is too large, or no UTF-8.
+pub(super) fn text_of<'a>(file: &str, bytes: &'a [u8]) -> Result<&'a str, Diagnostic> {
+    let at = |line: u32, column: u32| Location::new(file, line, column);
+    if bytes.len() > limits::FILE_BYTES {
+        let message = format!(
+            "the file has {} bytes, more than the {} that are read",
+            bytes.len(),
+            limits::FILE_BYTES
+        );
+        return Err(Diagnostic::error(at(1, 1), message));
+    }
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        let (valid, rest) = bytes
+            .split_at_checked(error.valid_up_to())
+            .unwrap_or((bytes, &[]));
+        let (line, column) = position_after(&String::from_utf8_lossy(valid));
+        let byte = rest.first().copied().unwrap_or_default();
+        let message = format!("the file is not UTF-8: byte 0x{byte:02x}");
+        Diagnostic::error(at(line, column), message)
+    })?;
+    // Editors on Windows put a byte order mark first; Python would take it for a part of line 1.
+    Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
 }
 
 /// Lines as Python's universal newlines see them: `\n`, `\r\n` and `\r` end one.

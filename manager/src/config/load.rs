@@ -18,6 +18,7 @@ use super::limits;
 use super::model::Configuration;
 use super::pattern;
 use super::section::Findings;
+use super::toml;
 use super::variables::EnvironmentVariables;
 
 /// Where configuration files come from.
@@ -192,7 +193,14 @@ impl Loader<'_> {
         self.read.push(name.clone());
         match self.files.read(path) {
             Ok(bytes) => {
-                let (file, errors) = ini::parse(&name, &bytes);
+                let is_toml = path
+                    .extension()
+                    .is_some_and(|extension| extension == "toml");
+                let (file, errors) = if is_toml {
+                    toml::parse(&name, &bytes)
+                } else {
+                    ini::parse(&name, &bytes)
+                };
                 self.findings.errors.extend(errors);
                 self.document.add(file, &mut self.findings.warnings);
             }

@@ -34,6 +34,7 @@ mod socket;
 mod stream;
 mod suggest;
 mod summary;
+pub mod toml;
 pub mod variables;
 mod watcher;
 pub mod words;
