@@ -4,9 +4,11 @@
 //! The programs come from PyPI, as in `interop`; where there is no fitting Python, or no PyPI, the tests
 //! say that they are skipped; with `CI` set that is a failure.
 
+use kingpole_tests::manager::{describe, kingpole};
 use kingpole_tests::python::{self, scripts};
 use kingpole_tests::{Kernel, Manager, Scratch, wait};
 use std::io::{BufRead, BufReader};
+use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::rc::Rc;
@@ -197,4 +199,175 @@ fn a_killed_manager_is_a_pause_to_a_client() {
     let said: Vec<String> = lines.map_while(Result::ok).collect();
     let status = script.0.wait().expect("it ends");
     assert!(status.success(), "{said:?}");
+}
+
+/// A section that runs a class of `circus_plugin.py`.
+fn python_plugin(python: &Path, name: &str, class: &str, options: &str) -> String {
+    format!(
+        "[plugin:{name}]\nuse = circus_plugin.{class}\npython = {}\n{options}\n\
+         [env:plugin:{name}]\nPYTHONPATH = {}\n",
+        python.display(),
+        scripts().display()
+    )
+}
+
+#[test]
+fn a_python_plugin_hears_events_and_is_answered() {
+    let Some(python) = interpreter() else { return };
+    let directory = Scratch::new();
+    let file = directory.join("recorded");
+    let options = format!("file = {}", file.display());
+    let plugin = python_plugin(python, "recorder", "Recorder", &options);
+    let served = Served::start(&format!("{SLEEPER}{plugin}"));
+    let recorded = || std::fs::read_to_string(&file).unwrap_or_default();
+    let has = |line: &str| {
+        let text = recorded();
+        match text.lines().any(|one| one == line) {
+            true => Ok(()),
+            false => Err(format!("{text}\n{}", served.manager.log())),
+        }
+    };
+    wait::until("the plugin is ready", || has("ready"));
+    let pid: i64 = served.pids("sleeper")[0].parse().expect("a number");
+    // What was published before a subscriber was there is lost, with Circus as with us.
+    wait::until("an event reaches the plugin", || {
+        let set = ["set", "sleeper", "graceful_timeout=5"];
+        let answer = kingpole(&served.scratch, &set);
+        assert!(answer.status.success(), "{}", describe(&answer));
+        has("sleeper.updated None")
+    });
+    wait::until("the plugin is answered", || has("count 2"));
+    wait::until("what it asked for is done", || {
+        match served.manager.status()?["watchers"][1]["numprocesses"].as_u64() {
+            Some(3..) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a pid")),
+        nix::sys::signal::Signal::SIGKILL,
+    )
+    .expect("it runs");
+    wait::until("it hears of the end", || {
+        has(&format!("sleeper.reap {pid}"))
+    });
+}
+
+/// A statsd of the test's own.
+struct Metrics(UdpSocket);
+
+impl Metrics {
+    fn listen() -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
+        socket.set_nonblocking(true).expect("a socket");
+        Self(socket)
+    }
+
+    fn port(&self) -> u16 {
+        self.0.local_addr().expect("bound").port()
+    }
+
+    /// Everything that has come so far.
+    fn take(&self, seen: &mut Vec<String>) {
+        let mut buffer = [0; 1000];
+        while let Ok(count) = self.0.recv(&mut buffer) {
+            seen.push(String::from_utf8_lossy(&buffer[..count]).into_owned());
+        }
+    }
+}
+
+#[test]
+fn statsd_hears_from_us_what_it_hears_from_circus() {
+    let Some(python) = interpreter() else { return };
+    let (ours, theirs) = (Metrics::listen(), Metrics::listen());
+    let options = |port| format!("host = 127.0.0.1\nport = {port}\nsample_rate = 0.5\n");
+    let configuration = format!(
+        "{SLEEPER}[watcher:probe]\ncmd = /bin/sleep 100000\n\
+         [plugin:ours]\nuse = circus.plugins.statsd.StatsdEmitter\n{}{}",
+        options(ours.port()),
+        python_plugin(python, "theirs", "TheirEmitter", &options(theirs.port()))
+    );
+    let served = Served::start(&configuration);
+    let ask = |words: &[&str]| {
+        let answer = kingpole(&served.scratch, words);
+        assert!(answer.status.success(), "{}", describe(&answer));
+    };
+    let (mut from_us, mut from_them) = (Vec::new(), Vec::new());
+    wait::until("Circus's plugin hears events", || {
+        ask(&["set", "probe", "graceful_timeout=5"]);
+        theirs.take(&mut from_them);
+        match from_them.is_empty() {
+            true => Err(served.manager.log()),
+            false => Ok(()),
+        }
+    });
+    ask(&["stop", "sleeper", "--wait"]);
+    ask(&["start", "sleeper", "--wait"]);
+    let last = "circus.app.watcher.sleeper.start:1|c|@0.5";
+    let of_sleeper = |all: &[String]| -> Vec<String> {
+        let from = all.iter().position(|one| one.contains("sleeper.kill"));
+        let all = all.iter().skip(from.unwrap_or(all.len()));
+        all.filter(|one| one.contains(".sleeper."))
+            .cloned()
+            .collect()
+    };
+    for (metrics, seen) in [(&ours, &mut from_us), (&theirs, &mut from_them)] {
+        wait::until("both have heard of the start", || {
+            metrics.take(seen);
+            match of_sleeper(seen).iter().any(|one| one == last) {
+                true => Ok(()),
+                false => Err(format!("{seen:?}")),
+            }
+        });
+    }
+    assert_eq!(of_sleeper(&from_us), of_sleeper(&from_them));
+}
+
+#[test]
+fn a_redis_server_that_hangs_is_restarted() {
+    let found = Command::new("redis-server").arg("--version").output();
+    if found.is_err() {
+        eprintln!("SKIPPED: there is no redis-server");
+        return;
+    }
+    let metrics = Metrics::listen();
+    // Redis chooses no port by itself; one that was free a moment ago may be taken, and then it ends
+    // and is started again until it is free.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    drop(listener);
+    let served = Served::start(&format!(
+        "[watcher:redis]\ncmd = redis-server --port {port} --save \"\" --appendonly no\n\
+         copy_env = true\ngraceful_timeout = 1\nclose_child_stdout = true\n\
+         [plugin:redis]\nuse = circus.plugins.redis_observer.RedisObserver\n\
+         redis_url = redis://127.0.0.1:{port}/0\ntimeout = 2\nloop_rate = 0.2\n\
+         restart_on_timeout = redis\nhost = 127.0.0.1\nport = {}\n",
+        metrics.port()
+    ));
+    let mut seen = Vec::new();
+    let mut heard = |what: &str| {
+        wait::until(what, || {
+            metrics.take(&mut seen);
+            match seen.iter().any(|one| one.contains(what)) {
+                true => Ok(()),
+                false => Err(format!("{seen:?}\n{}", served.manager.log())),
+            }
+        });
+    };
+    heard("circus.redis_observer.watcher.redis_stats.uptime_in_seconds:");
+    let hung = served.pids("redis");
+    let pid: i32 = hung[0].parse().expect("a number");
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(pid),
+        nix::sys::signal::Signal::SIGSTOP,
+    )
+    .expect("it runs");
+    heard("circus.redis_observer.watcher.redis_stats.restart_on_error:1|c");
+    wait::until("another redis runs", || {
+        let now = served.manager.pids("redis")?;
+        match now.iter().all(|one| *one != i64::from(pid)) && !now.is_empty() {
+            true => Ok(()),
+            false => Err(format!("{now:?}")),
+        }
+    });
 }
