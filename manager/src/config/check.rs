@@ -128,6 +128,8 @@ fn render_configuration(configuration: &Configuration) -> String {
         watchers,
         sockets,
         plugins,
+        // Said with the plugin and its watchers.
+        flapping: _,
         warnings: _,
     } = configuration;
     let mut blocks: Vec<((usize, u32, u32), String)> = Vec::new();

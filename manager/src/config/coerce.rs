@@ -46,6 +46,20 @@ pub(super) fn duration(seconds: f64) -> Option<Duration> {
     (duration <= limits::DURATION).then_some(duration)
 }
 
+/// A number of bytes above 0, with `K`, `M` or `G` behind it for powers of 1024.
+pub(super) fn size(text: &str) -> Option<u64> {
+    let text = strip(text);
+    let text = text.strip_suffix(['B', 'b']).unwrap_or(text);
+    let (number, factor) = match text.char_indices().next_back()? {
+        (at, 'K' | 'k') => (&text[..at], 1_u64 << 10),
+        (at, 'M' | 'm') => (&text[..at], 1 << 20),
+        (at, 'G' | 'g') => (&text[..at], 1 << 30),
+        _ => (text, 1),
+    };
+    let number = u64::try_from(integer(number)?).ok()?;
+    number.checked_mul(factor).filter(|bytes| *bytes > 0)
+}
+
 /// A mask in octal digits, as Python's `int(text, 8)` reads it.
 pub(super) fn octal(text: &str) -> Option<u32> {
     let text = strip(text);
@@ -114,6 +128,16 @@ mod tests {
         assert_eq!(duration(-0.1), None);
         assert_eq!(duration(f64::INFINITY), None);
         assert_eq!(duration(1e11), None);
+    }
+
+    #[test]
+    fn sizes_have_units_of_1024() {
+        assert_eq!(size("200M"), Some(200 << 20));
+        assert_eq!(size("1 GB"), Some(1 << 30));
+        assert_eq!(size("7"), Some(7));
+        for text in ["", "0", "-1M", "M", "1.5G", "99999999999G"] {
+            assert_eq!(size(text), None, "{text}");
+        }
     }
 
     #[test]

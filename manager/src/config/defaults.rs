@@ -1,11 +1,11 @@
 //! What holds when a key is not written. The numbers are Circus's, except those marked as ours.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::model::{
-    Backoff, BufferFull, EnvironmentBase, GlobalSettings, IpVersion, Location, RetryLimit,
-    SignalNumber, SocketAddress, SocketConfig, SocketKind, StreamConfig, WatcherConfig,
+    Backoff, BufferFull, EnvironmentBase, FlappingOverrides, GlobalSettings, IpVersion, Location,
+    RetryLimit, SignalNumber, SocketAddress, SocketConfig, SocketKind, StreamConfig, WatcherConfig,
 };
 
 /// Default of `buffer_bytes` (ours): the 2 MB that Papa's manual promised.
@@ -119,6 +119,10 @@ impl WatcherConfig {
             hooks: BTreeMap::new(),
             hook_timeout: HOOK_TIMEOUT,
             other: BTreeMap::new(),
+            success_exit_codes: BTreeSet::new(),
+            max_rss: None,
+            env_file: None,
+            flapping: FlappingOverrides::default(),
             options: BTreeMap::new(),
         }
     }

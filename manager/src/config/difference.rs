@@ -286,6 +286,11 @@ fn changed(old: &WatcherConfig, new: &WatcherConfig) -> Changed {
         use_papa,
         hooks,
         hook_timeout,
+        success_exit_codes,
+        max_rss,
+        // What it says is in the environment.
+        env_file: _,
+        flapping,
         other,
         // What they mean is compared above.
         options: _,
@@ -367,6 +372,12 @@ fn changed(old: &WatcherConfig, new: &WatcherConfig) -> Changed {
         ("use_papa", *use_papa != new.use_papa),
         ("hooks", hook_changed),
         ("hook_timeout", *hook_timeout != new.hook_timeout),
+        (
+            "success_exit_codes",
+            *success_exit_codes != new.success_exit_codes,
+        ),
+        ("max_rss", *max_rss != new.max_rss),
+        ("flapping", *flapping != new.flapping),
         ("options of no meaning here", *other != new.other),
     ]);
     Changed { process, settings }

@@ -110,6 +110,7 @@ pub(super) fn interpret(
         global,
         watchers,
         sockets,
+        flapping: super::flapping::of_plugins(&plugins),
         plugins,
         warnings: Vec::new(),
     }

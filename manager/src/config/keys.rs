@@ -96,7 +96,6 @@ const fn ignored(name: &'static str, kind: &'static str, why: &'static str) -> K
 }
 
 const NO_CONSOLE: &str = "there is no web console";
-const NO_PLUGINS: &str = "plugins are not run";
 
 /// Section `[circus]`.
 pub const CIRCUS: &[Key] = &[
@@ -425,12 +424,29 @@ pub const WATCHER: &[Key] = &[
         "`quit` leaves its processes running",
     ),
     ignored("check_flapping", "bool", "Circus ignores it as well"),
-    not_yet(
+    key(
         "flapping.*",
-        "text",
+        "as the plugin's",
+        "the plugin's",
+        "settings of the flapping plugin for this watcher",
+    ),
+    ours(
+        "success_exit_codes",
+        "numbers",
         "",
-        "settings of the flapping plugin",
-        NO_PLUGINS,
+        "exit statuses that are no failure and no flapping",
+    ),
+    ours(
+        "max_rss",
+        "size (`200M`)",
+        "",
+        "resident memory at which a process is replaced; looked at every `check_delay`",
+    ),
+    ours(
+        "env_file",
+        "path",
+        "",
+        "file of `NAME=VALUE` lines, over `[env:...]`; with `-` before it, it may be missing",
     ),
     ignored("retry_in", "text", "replaced by the back-off settings"),
     ours(

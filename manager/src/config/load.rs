@@ -78,6 +78,12 @@ pub fn load(
         environment,
         &mut loader.findings,
     );
+    super::env_file::read_all(
+        &mut configuration.watchers,
+        path,
+        files,
+        &mut loader.findings,
+    );
     let Loader {
         read,
         findings: Findings {

@@ -4,7 +4,7 @@
 //! was written beyond the place each thing came from, and nothing here touches the system: user
 //! names, programs and paths are as written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 pub use super::diagnostic::{Diagnostic, Location, Severity};
+pub use super::flapping::{Flapping, FlappingOverrides};
 
 /// A whole configuration: the main file and everything it includes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -29,6 +30,8 @@ pub struct Configuration {
     pub sockets: Vec<SocketConfig>,
     /// Sections `[plugin:NAME]`, sorted by name in byte order.
     pub plugins: Vec<PluginConfig>,
+    /// Section `[plugin:NAME]` of the flapping plugin, whose work the manager does itself.
+    pub flapping: Option<Flapping>,
     /// What was written but has no effect, or not the one that was probably meant.
     pub warnings: Vec<Diagnostic>,
 }
@@ -279,6 +282,14 @@ pub struct WatcherConfig {
     /// How long each call of a hook may take (ours).
     #[serde(serialize_with = "as_seconds")]
     pub hook_timeout: Duration,
+    /// Exit statuses that are no failure (ours); a process that ends so is replaced at once.
+    pub success_exit_codes: BTreeSet<u8>,
+    /// Resident memory at which a process is replaced, bytes (ours).
+    pub max_rss: Option<u64>,
+    /// File of environment variables (ours); they are in `environment` already.
+    pub env_file: Option<PathBuf>,
+    /// What differs from the settings of the flapping plugin.
+    pub flapping: FlappingOverrides,
     /// Keys that only plugins or nobody knows, as written.
     pub other: BTreeMap<String, String>,
     /// Every key that was written, with variables replaced: what changes at run time are laid
@@ -688,7 +699,10 @@ fn is_same_name(one: &str, other: &str) -> bool {
     }
 }
 
-fn as_seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn as_seconds<S: Serializer>(
+    duration: &Duration,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(duration.as_secs_f64())
 }
 

@@ -3,9 +3,9 @@
 
 use super::diagnostic::Diagnostic;
 use super::document::{Section, Source};
+use super::flapping::{is_flapping, put};
 use super::ini::quoted;
-use super::model::PluginConfig;
-use super::plugin_watcher::{BuiltIn, built_in};
+use super::model::{FlappingOverrides, PluginConfig};
 use super::section::Findings;
 use super::variables::EnvironmentVariables;
 use super::{coerce, keys};
@@ -20,19 +20,15 @@ pub(super) fn read(
     let title = format!("plugin {}", quoted(name));
     let expanded = |key: &str| section.get(key).map(|entry| variables.expand(&entry.value));
     let class = expanded("use");
-    let place = section
-        .get("use")
-        .map_or(&section.location, |entry| &entry.key_location);
+    let flapping = class.as_deref().is_some_and(is_flapping);
+    if flapping {
+        check_flapping(&title, section, variables, findings);
+    }
     if class.is_none() {
         let message = format!("{title}: use is missing");
         findings
             .errors
             .push(Diagnostic::error(section.location.clone(), message));
-    } else if class.as_deref().and_then(built_in) == Some(BuiltIn::Flapping) {
-        let message = format!("{title} is not supported yet: plugins are not run");
-        findings
-            .warnings
-            .push(Diagnostic::warning(place.clone(), message));
     }
     let priority = expanded("priority").and_then(|value| coerce::integer(&value));
     if let Some(entry) = section.get("priority")
@@ -61,5 +57,23 @@ pub(super) fn read(
         class,
         priority: priority.unwrap_or(1),
         options,
+    }
+}
+
+/// The manager does this plugin's work itself, so its settings have to make sense.
+fn check_flapping(
+    title: &str,
+    section: &Section,
+    variables: &EnvironmentVariables,
+    findings: &mut Findings,
+) {
+    for item in &section.entries {
+        let entry = &item.entry;
+        let value = variables.expand(&entry.value);
+        if let Some(Err(problem)) = put(&mut FlappingOverrides::default(), &entry.key, &value) {
+            let message = format!("{title}: {} {problem}: {}", entry.key, quoted(&entry.value));
+            let place = entry.value_location.clone();
+            findings.errors.push(Diagnostic::error(place, message));
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Sections `[watcher:NAME]` (reference, section 5.8).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -121,6 +121,10 @@ pub(super) fn read(
         use_papa: reader.boolean("use_papa", false),
         hooks: hook::read(&mut reader),
         hook_timeout: reader.seconds("hook_timeout", base.hook_timeout),
+        success_exit_codes: success_exit_codes(&mut reader),
+        max_rss: reader.parsed("max_rss", "a size such as 200M", coerce::size),
+        env_file: reader.some_text("env_file").map(PathBuf::from),
+        flapping: super::flapping::read(&mut reader),
         ..base
     };
     check(&watcher, &mut reader);
@@ -259,6 +263,20 @@ fn backoff(reader: &mut Reader<'_>) -> Backoff {
         );
     }
     backoff
+}
+
+fn success_exit_codes(reader: &mut Reader<'_>) -> BTreeSet<u8> {
+    let codes = |text: &str| {
+        let words = text.split(|c: char| c == ',' || c.is_whitespace());
+        let words = words.filter(|word| !word.is_empty());
+        words.map(|word| word.parse().ok()).collect()
+    };
+    let found = reader.parsed(
+        "success_exit_codes",
+        "a list of numbers from 0 to 255",
+        codes,
+    );
+    found.unwrap_or_default()
 }
 
 fn rlimits(reader: &mut Reader<'_>) -> BTreeMap<Resource, LimitValue> {

@@ -64,6 +64,12 @@ pub enum Action {
     /// From now on this is the configuration, with what was changed at run time: what follows is
     /// to be done by it.
     Configure(Arc<Configuration>),
+    /// Tell the resident memory of these processes; answered by `MemoryMeasured` for those that
+    /// still run.
+    MeasureMemory {
+        /// Which.
+        processes: Vec<(ProcessId, Pid)>,
+    },
     /// Read the configuration file again; answered by `ConfigurationRead`.
     ReadConfiguration {
         /// Returned with the answer.

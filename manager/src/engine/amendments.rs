@@ -414,6 +414,7 @@ impl Engine {
         }
         self.starts.set_warm_up(configuration.global.warmup_delay);
         self.cx.check_delay = configuration.global.check_delay;
+        self.cx.flapping = configuration.flapping;
         let mut gone: BTreeSet<WatcherKey> = self.watchers.keys().cloned().collect();
         let mut fresh = BTreeSet::new();
         for config in &configuration.watchers {

@@ -16,6 +16,7 @@ use super::ids::{
 use super::random::Random;
 use super::sockets::Sockets;
 use crate::command::{Answer, Refusal, RefusalKind, Response, WatcherOutcome};
+use crate::config::model::Flapping;
 
 /// The connection to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,11 +67,13 @@ pub(super) enum Fault {
     ForgetProofs,
     /// A hook may take as long as it likes.
     WaitForHooksForEver,
+    /// That a watcher is held back for flapping is not remembered.
+    ForgetFlapping,
 }
 
 #[cfg(test)]
 impl Fault {
-    pub(super) const ALL: [Self; 14] = [
+    pub(super) const ALL: [Self; 15] = [
         Self::RememberTooLate,
         Self::PromiseTooEarly,
         Self::CountEndsTwice,
@@ -85,6 +88,7 @@ impl Fault {
         Self::SpawnWithoutAsking,
         Self::ForgetProofs,
         Self::WaitForHooksForEver,
+        Self::ForgetFlapping,
     ];
 }
 
@@ -100,6 +104,8 @@ pub(super) struct Context {
     pub(super) sockets: Sockets,
     /// `check_delay` of the configuration.
     pub(super) check_delay: Duration,
+    /// Settings of the flapping plugin, if it is configured.
+    pub(super) flapping: Option<Flapping>,
     /// Spawns without an answer.
     pub(super) flights: BTreeMap<Ticket, (WatcherKey, WorkerId)>,
     /// What became of commands that wait for watchers.
@@ -133,6 +139,7 @@ impl Context {
             random: Random::new(seed),
             sockets: Sockets::default(),
             check_delay: Duration::ZERO,
+            flapping: None,
             flights: BTreeMap::new(),
             finished: Vec::new(),
             outbox: VecDeque::new(),
@@ -312,6 +319,7 @@ impl Context {
             | Action::AcknowledgeEnd { .. }
             | Action::SetValue { .. } => false,
             Action::Configure(_)
+            | Action::MeasureMemory { .. }
             | Action::ReadConfiguration { .. }
             | Action::CallHook(_)
             | Action::CancelHook { .. }

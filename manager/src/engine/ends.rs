@@ -107,6 +107,9 @@ impl Watcher {
                 if !replaced {
                     self.spend();
                     self.judge(cx, deceased, end);
+                    if self.config.respawn && !self.is_success(end.cause) {
+                        self.note_flap(cx, end.at);
+                    }
                 }
             }
         }
@@ -137,16 +140,29 @@ impl Watcher {
             .insert(worker, deceased.identity.restarts.saturating_add(1));
         let memory = self.memory_mut();
         memory.restarts = memory.restarts.saturating_add(1);
-        if end.at.since(deceased.started) >= self.config.backoff.reset_after {
+        let lived = end.at.since(deceased.started);
+        let success = self.is_success(end.cause);
+        if lived >= self.config.backoff.reset_after || success && lived >= CLEAN_EXIT_WAIT_MIN {
             self.memory_mut().failures.remove(&worker);
         } else {
             let mut policy = self.config.backoff;
-            if end.cause == EndCause::Exited(0) {
+            if success {
+                // It has done its work, but one that does so at once shall not keep a processor busy.
+                policy.max = policy.max.min(CLEAN_EXIT_WAIT_MIN);
+            } else if end.cause == EndCause::Exited(0) {
                 // A job that is run over and over. Circus started it again with its next
                 // housekeeping, so it shall not wait longer than that.
                 policy.max = policy.max.min(cx.check_delay.max(CLEAN_EXIT_WAIT_MIN));
             }
             self.count_failure(cx, worker, end.at, &policy);
+        }
+    }
+
+    /// Whether an end is one of those that the configuration calls a success.
+    fn is_success(&self, cause: EndCause) -> bool {
+        match cause {
+            EndCause::Exited(status) => self.config.success_exit_codes.contains(&status),
+            EndCause::Signaled { .. } | EndCause::Unknown => false,
         }
     }
 

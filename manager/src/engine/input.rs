@@ -106,6 +106,13 @@ pub enum Input {
         /// What is asked.
         request: Command,
     },
+    /// A process has so much resident memory.
+    MemoryMeasured {
+        /// Which.
+        process: ProcessId,
+        /// How much, bytes.
+        resident_bytes: u64,
+    },
     /// The configuration file was read for a command.
     ConfigurationRead {
         /// Of the [`Action::ReadConfiguration`](super::Action::ReadConfiguration).

@@ -28,6 +28,8 @@ pub const CLEAN_EXIT_WAIT_MIN: Duration = Duration::from_secs(1);
 /// Notices to hooks (`after_stop`, `after_signal` and the like) that may wait for one watcher. A
 /// watcher of a hundred processes that are stopped together makes some hundred.
 pub const NOTICES_WAITING_MAX: usize = 1024;
+/// Memory of processes is not asked for more often than this, however small `check_delay` is.
+pub const MEASURE_WAIT_MIN: Duration = Duration::from_secs(1);
 
 /// A value that the kernel refused is offered again after this long.
 pub const VALUE_RETRY: Duration = Duration::from_secs(10);

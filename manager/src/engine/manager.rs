@@ -96,6 +96,7 @@ impl Engine {
         };
         engine.cx.sockets.configure(&engine.configuration);
         engine.cx.check_delay = engine.configuration.global.check_delay;
+        engine.cx.flapping = engine.configuration.flapping;
         for config in &engine.configuration.watchers {
             let watcher = Watcher::new(config.clone(), &engine.configuration);
             engine.watchers.insert(watcher.key.clone(), watcher);
@@ -153,6 +154,17 @@ impl Engine {
             Input::ActionFailed { error } => self.cx.log(Level::Error, error),
             Input::HookAnswered { hook, answer } => self.handle_hook_answered(hook, answer),
             Input::CommandReceived { command, request } => self.handle_command(command, &request),
+            Input::MemoryMeasured {
+                process,
+                resident_bytes,
+            } => {
+                if let Some(key) = self.owners.get(&process).cloned() {
+                    if let Some(watcher) = self.watchers.get_mut(&key) {
+                        watcher.handle_measured(&mut self.cx, process, resident_bytes);
+                    }
+                    self.touch(&key);
+                }
+            }
             Input::ConfigurationRead { command, result } => self.handle_read(command, result),
             Input::ConfigurationChanged(configuration) => {
                 let plan = difference(&self.base, &configuration);

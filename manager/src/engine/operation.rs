@@ -10,6 +10,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::context::Context;
+use super::flapping::Flaps;
 use super::ids::{CommandId, Pid, ProcessId};
 use super::limits::{NUMPROCESSES_MAX, OPERATION_ATTEMPTS_MAX};
 use super::remember::{Count, Run, StopCause, StopReason, StopRecord};
@@ -162,6 +163,7 @@ impl Watcher {
         memory.run = None;
         memory.count = None;
         memory.options.clear();
+        memory.flaps = Flaps::default();
         memory.failures.clear();
         memory.failed_starts = 0;
         memory.spent = 0;
@@ -200,10 +202,6 @@ impl Watcher {
                 // An earlier manager began it.
                 self.current = Some(Current::default());
             }
-            if let Some(Operation::Refresh { method }) = self.memory().current {
-                // What was on its way when it began has arrived since.
-                self.begin_refresh(method);
-            }
             return;
         }
         if self.memory().queue.is_empty() {
@@ -227,9 +225,20 @@ impl Watcher {
             }
             Some(Operation::Stop) => self.set_run(Run::Stopped(StopReason::Command)),
             Some(Operation::Replace { method }) => self.begin_rollout(cx, method),
-            Some(Operation::Refresh { method }) => self.begin_refresh(method),
+            Some(Operation::Refresh { method }) => {
+                self.try_begin_refresh(method);
+            }
             Some(Operation::Kill { targets, how }) => self.kill(cx, &targets, how),
             Some(Operation::Step { .. } | Operation::Scale { .. } | Operation::Remove) | None => {}
+        }
+    }
+
+    /// What was on its way when a refresh began may have arrived since, and has to be replaced too.
+    /// Says whether there was something.
+    pub(super) fn try_resume_refresh(&mut self) -> bool {
+        match self.memory().current {
+            Some(Operation::Refresh { method }) => self.try_begin_refresh(method),
+            Some(_) | None => false,
         }
     }
 
@@ -293,6 +302,8 @@ impl Watcher {
             }
             Operation::Step { .. } | Operation::Scale { .. } | Operation::Refresh { .. } => {
                 let exact = self.complete(cx) && self.children.len() <= self.target();
+                let refreshes = matches!(self.memory().current, Some(Operation::Refresh { .. }));
+                let exact = exact && !(refreshes && self.has_outdated());
                 if exact {
                     done
                 } else {
@@ -302,6 +313,10 @@ impl Watcher {
             Operation::Start | Operation::Replace { .. } => match &self.memory().run {
                 Some(Run::Stopped(StopReason::GaveUp { error, .. })) => {
                     Some((WatcherResult::Failed, Some(error.clone())))
+                }
+                Some(Run::Stopped(StopReason::Flapping { .. })) => {
+                    let reason = "its processes end again and again, so it is stopped for now";
+                    Some((WatcherResult::Failed, Some(reason.to_owned())))
                 }
                 Some(Run::Stopped(StopReason::Finished)) => done,
                 Some(Run::Stopped(StopReason::Command)) => Some((WatcherResult::Superseded, None)),

@@ -20,6 +20,8 @@ use super::ids::{ProcessId, WatcherKey, WorkerId};
 use super::input::{HeldProcess, KernelFacts};
 use super::labels::Identity;
 use super::manager::{Engine, Recovered};
+#[cfg(test)]
+use super::remember::Run;
 use super::remember::{self, Memory, StopCause, StopRecord};
 use super::watcher::{Standing, Watcher};
 use super::worker::{Child, Drained, Ended};
@@ -81,11 +83,11 @@ impl Engine {
             };
             let order: Vec<_> = self.order.iter().filter(from_nothing).cloned().collect();
             self.line_up(order);
-            self.refresh_recovered();
             for (command, request) in std::mem::take(&mut self.deferred) {
                 self.handle_command(command, &request);
             }
         }
+        self.refresh_recovered();
         self.ending.cover(&mut self.watchers, &mut self.cx);
         self.touch_all();
     }
@@ -184,6 +186,9 @@ impl Watcher {
             Fault::ForgetOptions => self.memory_mut().options.clear(),
             Fault::ForgetRemovals => self.memory_mut().removed = None,
             Fault::ForgetProofs => self.memory_mut().unproven.clear(),
+            Fault::ForgetFlapping if self.flapping_until().is_some() => {
+                self.memory_mut().run = Some(Run::Running);
+            }
             _ => {}
         }
     }

@@ -6,6 +6,7 @@
 use super::action::{Action, EventAction, Level, SignalTarget};
 use super::context::Context;
 use super::converge::Pace;
+use super::flapping::Flaps;
 use super::hook::{HookName, HookSubject};
 use super::hooks::Gate;
 use super::ids::ProcessId;
@@ -34,9 +35,10 @@ impl Watcher {
     }
 
     /// Begins to replace what was started from other options, if it runs at all.
-    pub(super) fn begin_refresh(&mut self, method: ReloadMethod) {
+    /// Says whether it did.
+    pub(super) fn try_begin_refresh(&mut self, method: ReloadMethod) -> bool {
         if self.memory().rollout.is_some() || !self.wanted() {
-            return;
+            return false;
         }
         let method = self.possible(method);
         let outdated = self
@@ -49,6 +51,7 @@ impl Watcher {
             self.begin_afresh();
             self.memory_mut().rollout = Some(Rollout { through, method });
         }
+        outdated.is_some()
     }
 
     /// Of a singleton there are never two, so it is replaced one after the other.
@@ -65,6 +68,7 @@ impl Watcher {
         memory.failures.clear();
         memory.failed_starts = 0;
         memory.spent = 0;
+        memory.flaps = Flaps::default();
         self.spawn_error = None;
         self.replaced.clear();
     }

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use super::ids::{ProcessId, WatcherKey, WorkerId};
+use super::flapping::Flaps;
+use super::ids::{Moment, ProcessId, WatcherKey, WorkerId};
 use super::operation::Operation;
 use super::restart_policy::Failures;
 use crate::command::{ReloadMethod, Stopping};
@@ -72,6 +73,9 @@ pub(super) struct Memory {
     /// How many processes ended by themselves and were replaced.
     #[serde(skip_serializing_if = "is_zero_u64")]
     pub(super) restarts: u64,
+    /// Ends too close to each other.
+    #[serde(skip_serializing_if = "Flaps::is_nothing")]
+    pub(super) flaps: Flaps,
     /// Options that operators changed.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) options: BTreeMap<String, OptionWord>,
@@ -171,6 +175,14 @@ pub(super) enum StopReason {
     },
     /// All its processes ended and `respawn` is off.
     Finished,
+    /// Its processes ended again and again.
+    Flapping {
+        /// When it is started again; never if there is none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until: Option<Moment>,
+        /// Fingerprint of the configuration that did. Another one is another chance.
+        configuration: String,
+    },
 }
 
 /// The value of an option that operators changed.
@@ -254,6 +266,8 @@ pub(super) enum StopCause {
     Unwanted,
     /// It is older than `max_age`.
     Aged,
+    /// It has more memory than `max_rss`.
+    Outgrown,
     /// An operator killed this one.
     Killed,
 }
@@ -265,7 +279,7 @@ impl StopCause {
     pub(super) const fn spends(self) -> bool {
         match self {
             Self::Unwanted => false,
-            Self::Aged | Self::Killed => true,
+            Self::Aged | Self::Outgrown | Self::Killed => true,
         }
     }
 }
@@ -273,7 +287,6 @@ impl StopCause {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::ids::Moment;
 
     fn full() -> Memory {
         Memory {
@@ -307,6 +320,7 @@ mod tests {
             admitted: false,
             unproven: BTreeSet::new(),
             restarts: 12,
+            flaps: Flaps::default(),
             options: BTreeMap::new(),
             added: None,
             removed: None,
@@ -333,6 +347,14 @@ mod tests {
                 stopping: Stopping::Leave,
                 written: "0b".to_owned(),
             }),
+            run: Some(Run::Stopped(StopReason::Flapping {
+                until: Some(Moment(7)),
+                configuration: "abc".to_owned(),
+            })),
+            flaps: Flaps {
+                ends: vec![Moment(5)],
+                tries: 2,
+            },
             queue: [Operation::Refresh {
                 method: ReloadMethod::Graceful,
             }]
@@ -350,7 +372,9 @@ mod tests {
     #[test]
     fn the_value_with_changed_options_stays_readable() {
         let text = concat!(
-            r#"{"queue":[{"refresh":{"method":"graceful"}}],"#,
+            r#"{"run":{"stopped":{"flapping":{"until":7,"configuration":"abc"}}},"#,
+            r#""queue":[{"refresh":{"method":"graceful"}}],"#,
+            r#""flaps":{"ends":[5],"tries":2},"#,
             r#""options":{"cmd":{"value":"serve","written":"0a"}},"#,
             r#""added":{"name":"Web","options":{"cmd":"x"},"written":"-"},"#,
             r#""removed":{"stopping":true,"written":"0b"}}"#,

@@ -15,6 +15,7 @@ impl Watcher {
         let retry_in_ms = waits
             .as_ref()
             .and_then(|(_, until)| *until)
+            .or_else(|| self.flapping_until())
             .map(|until| millis(until, cx.now));
         let mut processes: Vec<ProcessStatus> = self
             .children
@@ -71,6 +72,9 @@ impl Watcher {
             Some(Run::Stopped(StopReason::GaveUp { error, .. })) => Some(format!(
                 "gave up after failed attempts to start it: {error}"
             )),
+            Some(Run::Stopped(StopReason::Flapping { .. })) => {
+                Some("its processes ended again and again".to_owned())
+            }
             Some(Run::Stopped(StopReason::Finished)) => {
                 Some("all processes ended and respawn is off".to_owned())
             }

@@ -129,6 +129,7 @@ impl Watcher {
     /// Sees to the processes whose time has come: kills what was asked to stop and did not, stops
     /// what is older than `max_age` and its random share of the variance.
     pub(super) fn handle_timers(&mut self, cx: &mut Context) {
+        self.end_flapping(cx);
         for process in self.children.take_due(cx.now) {
             let Some(child) = self.children.get(process) else {
                 continue;

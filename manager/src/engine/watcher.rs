@@ -62,6 +62,8 @@ pub(super) struct Watcher {
     pub(super) replaced: BTreeMap<WorkerId, u32>,
     /// Warm-up: no spawn before this.
     pub(super) next_spawn_at: Moment,
+    /// When the memory of its processes is asked for next.
+    pub(super) measure_at: Moment,
     /// Who waits for the commands in `memory.queue`, in the same order.
     pub(super) waiters: VecDeque<Option<CommandId>>,
     /// Progress of `memory.current`.
@@ -145,6 +147,7 @@ impl Watcher {
             unanswered: BTreeMap::new(),
             replaced: BTreeMap::new(),
             next_spawn_at: Moment::default(),
+            measure_at: Moment::default(),
             waiters: VecDeque::new(),
             current: None,
             spawn_error: None,
@@ -175,7 +178,9 @@ impl Watcher {
         memory.count = memory
             .count
             .filter(|count| count.configured == configured && count.numprocesses != configured);
-        if let Some(Run::Stopped(StopReason::GaveUp { configuration, .. })) = &memory.run
+        if let Some(Run::Stopped(
+            StopReason::GaveUp { configuration, .. } | StopReason::Flapping { configuration, .. },
+        )) = &memory.run
             && *configuration != fingerprint
         {
             // Whoever wanted it to run before wants it still.
@@ -185,7 +190,9 @@ impl Watcher {
             Some(Run::Running) => autostart,
             Some(Run::Stopped(StopReason::Command)) => !autostart,
             Some(Run::Stopped(StopReason::Finished)) => respawn,
-            Some(Run::Stopped(StopReason::GaveUp { .. })) | None => false,
+            Some(Run::Stopped(StopReason::GaveUp { .. } | StopReason::Flapping { .. })) | None => {
+                false
+            }
         };
         if said_anyway {
             memory.run = None;
@@ -320,10 +327,11 @@ impl Watcher {
             self.converge(cx);
             self.update_stage(cx);
             let decided = self.advance_hooks(cx);
-            if !self.try_finish_operation(cx) && !decided {
+            if !self.try_finish_operation(cx) && !decided && !self.try_resume_refresh() {
                 break;
             }
         }
+        self.measure(cx);
         self.flush(cx);
         self.wake = self.next_wake(cx);
     }
@@ -409,6 +417,8 @@ impl Watcher {
             .chain(back_off)
             .chain(self.children.next_timer())
             .chain(self.hooks.deadline())
+            .chain(self.flapping_until())
+            .chain(self.next_measure())
             .filter(|moment| *moment > cx.now)
             .min()
     }

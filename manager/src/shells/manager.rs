@@ -22,6 +22,7 @@ use super::control::{COMMANDS_WAITING_MAX, Stay};
 use super::farewell::{self, KernelEnd};
 use super::greeting::Greeting;
 use super::hooks::{HookNews, HookRunner};
+use super::kernel_report::resident_kib;
 use super::launch::{Circumstances, PrepareError, needs_lookup, process_spec, socket_spec};
 use super::link::{Holder, KernelLink, LinkEvent};
 use super::listeners::{Handing, Listeners};
@@ -413,6 +414,16 @@ impl Running {
             }
             Action::Configure(configuration) => {
                 self.manager.configuration.send_replace(configuration);
+            }
+            Action::MeasureMemory { processes } => {
+                for (process, pid) in processes {
+                    if let Some(kib) = resident_kib(pid.0) {
+                        self.input(Input::MemoryMeasured {
+                            process,
+                            resident_bytes: kib.saturating_mul(1024),
+                        });
+                    }
+                }
             }
             Action::ReadConfiguration { command } => {
                 let path = self.manager.file.clone();

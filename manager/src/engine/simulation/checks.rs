@@ -68,7 +68,7 @@ fn stays_at_rest(world: &mut World) -> Result<(), String> {
         .configuration
         .watchers
         .iter()
-        .any(|watcher| watcher.max_age.is_some())
+        .any(|watcher| watcher.max_age.is_some() || watcher.max_rss.is_some())
     {
         return Ok(());
     }
@@ -117,6 +117,9 @@ fn at_rest(world: &World) -> Result<(), String> {
             && memory.queue.is_empty()
             && (ageing || memory.stopping.is_empty() && memory.stopping_through.is_none());
         let idle = idle && watcher.hooks.idle() && !memory.admitted && memory.unproven.is_empty();
+        if watcher.flapping_until().is_some() {
+            return Err(format!("{} flaps", watcher.key));
+        }
         if !ready || !idle || memory.rollout.is_some() {
             return Err(format!(
                 "{} is still busy ({:?}, turn {:?}, {:?}): {memory:?}",
@@ -225,6 +228,10 @@ fn check_watcher(world: &World, config: &WatcherConfig) -> Result<(), String> {
             let failures = &world.kernel.history.permanent_failures;
             failures.contains(key.as_str()) || world.hooks.refused.contains(&key)
         }
+        Some(Run::Stopped(StopReason::Flapping { until: None, .. })) => {
+            world.configuration.flapping.is_some() && history_has_ends(world)
+        }
+        Some(Run::Stopped(StopReason::Flapping { until: Some(_), .. })) => false,
         Some(Run::Stopped(StopReason::Finished)) => !config.respawn,
         Some(Run::Stopped(StopReason::Command) | Run::Running) | None => false,
     };
@@ -255,6 +262,16 @@ fn check_watcher(world: &World, config: &WatcherConfig) -> Result<(), String> {
             "{key} has {live} processes; operators said {words:?}"
         ))
     }
+}
+
+/// Whether any process ended by itself, without which nothing flaps.
+fn history_has_ends(world: &World) -> bool {
+    world
+        .kernel
+        .history
+        .ends
+        .values()
+        .any(|by_itself| *by_itself)
 }
 
 /// It is what operators and the file made it, and so are its processes.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::engine::labels;
 use crate::engine::random::Random;
-use crate::engine::remember::Memory;
+use crate::engine::remember::{Memory, Run, StopReason};
 use crate::engine::{
     Action, EndCause, Epoch, Generation, HeldProcess, Input, KernelFacts, Moment, Pid, ProcessEnd,
     ProcessId, SignalTarget, SpawnErrorKind, SpawnRequest,
@@ -53,6 +53,11 @@ pub(in crate::engine) struct SimKernel {
     pub(in crate::engine) epoch: u64,
     pub(in crate::engine) weather: Weather,
     pub(in crate::engine) history: History,
+    /// Watchers that were stopped for flapping and may not be started before a time, as far as
+    /// nobody has said otherwise since.
+    pub(in crate::engine) held_back: BTreeMap<String, Moment>,
+    /// Times of `held_back` that count no more.
+    pub(in crate::engine) pardoned: BTreeSet<Moment>,
     next_process: u64,
     /// Spawn keys of all that was ever started.
     keys: BTreeMap<String, ProcessId>,
@@ -96,6 +101,8 @@ impl SimKernel {
             epoch: 0,
             weather,
             history: History::default(),
+            held_back: BTreeMap::new(),
+            pardoned: BTreeSet::new(),
             next_process: 1,
             keys: BTreeMap::new(),
         }
@@ -107,6 +114,7 @@ impl SimKernel {
         self.values.clear();
         self.sockets.clear();
         self.keys.clear();
+        self.held_back.clear();
         self.epoch = 0;
         self.next_process = 1;
         self.history.ends.clear();
@@ -194,6 +202,17 @@ impl SimKernel {
                         error,
                     }]);
                 }
+                if let Some(Ok(memory)) = value.as_deref().map(Memory::from_value)
+                    && let Some(Run::Stopped(StopReason::Flapping {
+                        until: Some(at), ..
+                    })) = memory.run
+                {
+                    let told = memory.current.is_some() || !memory.queue.is_empty();
+                    if !told && !self.pardoned.contains(&at) {
+                        let watcher = key.trim_start_matches("kingpole.sim.watcher.");
+                        self.held_back.insert(watcher.to_owned(), at);
+                    }
+                }
                 match value {
                     Some(value) => self.values.insert(key.clone(), value.clone()),
                     None => self.values.remove(key),
@@ -202,6 +221,7 @@ impl SimKernel {
             }
             Action::AttachOutput(_)
             | Action::Configure(_)
+            | Action::MeasureMemory { .. }
             | Action::ReadConfiguration { .. }
             | Action::CallHook(_)
             | Action::CancelHook { .. }
@@ -250,6 +270,10 @@ impl SimKernel {
                 "{} is alive already as {}",
                 request.name, twin.held.id
             ));
+        }
+        let until = self.held_back.get(request.watcher.as_str());
+        if until.is_some_and(|until| *until > now) && self.history.refusals == 0 {
+            return Err(format!("{} is started although it flaps", request.name));
         }
         if one_in(random, self.weather.failing_spawns) {
             let kind = if random.up_to(1) == 0 {

@@ -7,7 +7,9 @@ use std::time::Duration;
 use super::hooks::{self, HookWeather};
 use super::kernel::{Weather, one_in};
 use crate::config::amend;
-use crate::config::model::{Configuration, GlobalSettings, Location, SocketConfig, WatcherConfig};
+use crate::config::model::{
+    Configuration, Flapping, GlobalSettings, Location, RetryLimit, SocketConfig, WatcherConfig,
+};
 use crate::engine::random::Random;
 
 /// How wild a run is.
@@ -44,8 +46,21 @@ pub(super) fn configuration(random: &mut Random, mood: Mood, hooked: Hooked) -> 
             Location::new("simulation.ini", 1, 1),
         )],
         plugins: Vec::new(),
+        flapping: None,
         warnings: Vec::new(),
     };
+    if mood == Mood::Wild && one_in(random, 2) {
+        configuration.flapping = Some(Flapping {
+            active: true,
+            attempts: 1 + u32::try_from(random.up_to(2)).unwrap_or(1),
+            window: Duration::from_secs(5),
+            retry_in: Duration::from_secs(1 + random.up_to(20)),
+            max_retry: match random.up_to(2) {
+                0 => RetryLimit::Attempts(1),
+                _ => RetryLimit::Forever,
+            },
+        });
+    }
     if one_in(random, 3) {
         configuration.sockets.clear();
     }
@@ -94,6 +109,12 @@ fn watcher(random: &mut Random, index: u64, mood: Mood, hooked: Hooked) -> Watch
             put("max_age", "20".to_owned());
         }
         put("max_age_variance", "5".to_owned());
+        if one_in(random, 5) {
+            put("max_rss", "1M".to_owned());
+        }
+        if one_in(random, 5) {
+            put("success_exit_codes", "1".to_owned());
+        }
     }
     define(name, &options)
 }

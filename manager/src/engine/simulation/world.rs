@@ -13,6 +13,7 @@ use crate::config::model::Configuration;
 use crate::engine::context::Fault;
 use crate::engine::manager::Recovered;
 use crate::engine::random::Random;
+use crate::engine::watcher::Watcher;
 use crate::engine::{
     Action, CommandId, Engine, EventAction, Input, Moment, Outcome, Pid, ProcessEnd, ProcessId,
     Settings, WatcherKey,
@@ -165,6 +166,7 @@ impl World {
                 // Nobody was there to see it.
                 self.note(|| "--- the file is edited".to_owned());
                 self.configuration = scenario::edit_program(&mut self.random, &self.configuration);
+                self.pardon();
                 self.story
                     .push(Chapter::Configured(self.configuration.clone()));
             }
@@ -237,6 +239,7 @@ impl World {
             let edited = scenario::edit(&mut self.random, &self.configuration, self.hooked);
             if !dry_run && !leaving {
                 self.note_removed(&edited);
+                self.pardon();
                 self.configuration = edited.clone();
                 self.story.push(Chapter::Configured(edited.clone()));
             }
@@ -255,6 +258,19 @@ impl World {
                 Ok(())
             }
             Action::Log { .. } | Action::Configure(_) => Ok(()),
+            Action::MeasureMemory { processes } => {
+                for (process, _) in processes {
+                    let huge = self.kernel.weather.short_lived > 0 && one_in(&mut self.random, 10);
+                    let resident_bytes = if huge { 2 << 20 } else { 1 << 19 };
+                    if let Some(session) = &mut self.session {
+                        session.incoming.push_back(Input::MemoryMeasured {
+                            process,
+                            resident_bytes,
+                        });
+                    }
+                }
+                Ok(())
+            }
             Action::ReadConfiguration { command } => {
                 self.reads.push(command);
                 Ok(())
@@ -553,6 +569,16 @@ impl World {
         self.hooks.removed.extend(gone);
     }
 
+    /// Somebody said something that may be a reason to start what flaps.
+    fn pardon(&mut self) {
+        self.kernel.held_back.clear();
+        // What says so may still be on its way to the kernel.
+        let known = self.engine.iter().flat_map(|it| it.watchers.values());
+        self.kernel
+            .pardoned
+            .extend(known.filter_map(Watcher::flapping_until));
+    }
+
     fn edit(&mut self) -> Result<(), String> {
         // Before the first connection it is undecided whether a number or the file was the later
         // word, so the model could not tell.
@@ -563,6 +589,7 @@ impl World {
         let edited = scenario::edit(&mut self.random, &self.configuration, self.hooked);
         self.note_removed(&edited);
         self.configuration = edited;
+        self.pardon();
         self.story
             .push(Chapter::Configured(self.configuration.clone()));
         let configuration = Box::new(self.configuration.clone());
@@ -584,6 +611,8 @@ impl World {
             let keys = gone.iter().map(|watcher| WatcherKey::of(&watcher.name));
             self.hooks.removed.extend(keys);
         }
+        // Whatever it is, it may be somebody's reason to start something.
+        self.pardon();
         self.next_command += 1;
         let id = CommandId(self.next_command);
         self.waiting.insert(id, self.story.len());
@@ -674,6 +703,7 @@ fn brief(input: &Input) -> String {
         | Input::ValueRefused { .. }
         | Input::ActionFailed { .. }
         | Input::HookAnswered { .. }
+        | Input::MemoryMeasured { .. }
         | Input::CommandReceived { .. } => format!("{input:?}"),
     }
 }

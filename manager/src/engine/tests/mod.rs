@@ -4,6 +4,7 @@
 mod amending;
 mod commands;
 mod ending;
+mod flapping;
 mod hooks;
 mod recovering;
 mod reloading;
@@ -50,6 +51,7 @@ fn configuration(watchers: Vec<WatcherConfig>) -> Configuration {
         watchers,
         sockets: Vec::new(),
         plugins: Vec::new(),
+        flapping: None,
         warnings: Vec::new(),
     }
 }
@@ -76,6 +78,8 @@ struct Bench {
     hold_values: bool,
     /// What the file says when it is read again.
     file: Result<Configuration, String>,
+    /// What every process has, when somebody asks.
+    resident_bytes: u64,
     /// What the shells were told last.
     configured: Option<std::sync::Arc<Configuration>>,
     /// Hooks that were called and not cancelled.
@@ -97,6 +101,7 @@ impl Bench {
             engine: Engine::new(settings, configuration.clone()),
             file: Ok(configuration),
             configured: None,
+            resident_bytes: 0,
             kernel,
             random: Random::new(1),
             now: Moment(1_000_000_000_000),
@@ -125,6 +130,7 @@ impl Bench {
             engine,
             file: Ok(configuration),
             configured: None,
+            resident_bytes: 0,
             kernel: self.kernel,
             random: self.random,
             now,
@@ -179,6 +185,15 @@ impl Bench {
             Action::CancelHook { hook } => self.called.retain(|request| request.id != hook),
             Action::Log { .. } => {}
             Action::Configure(configuration) => self.configured = Some(configuration),
+            Action::MeasureMemory { processes } => {
+                for (process, _) in processes {
+                    let resident_bytes = self.resident_bytes;
+                    self.incoming.push_back(Input::MemoryMeasured {
+                        process,
+                        resident_bytes,
+                    });
+                }
+            }
             Action::ReadConfiguration { command } => {
                 let result = self.file.clone().map(Box::new);
                 self.incoming

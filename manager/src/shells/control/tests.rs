@@ -134,6 +134,7 @@ fn configuration(dir: &std::path::Path) -> Configuration {
         watchers: vec![idle, web],
         sockets: vec![],
         plugins: vec![],
+        flapping: None,
         warnings: vec![],
     }
 }

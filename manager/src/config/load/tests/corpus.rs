@@ -18,7 +18,6 @@ fn the_reference_configurations_are_understood() {
             &[
                 "\"active\" is unknown",
                 "hooks.extended_stats is not called yet",
-                "plugin \"flapping\"",
             ],
         ),
         (
