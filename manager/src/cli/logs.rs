@@ -3,8 +3,11 @@
 use std::path::Path;
 
 use clap::Args;
+use jiff::civil::{DateTime, Time};
+use jiff::{Timestamp, Zoned};
 use kingpole_protocol::record::Stream;
 
+use super::change::parse_duration;
 use super::client::{ManagerClient, encode_query};
 use super::exit::Exit;
 use super::failure::{Failure, Outcome};
@@ -23,6 +26,15 @@ pub(super) struct Arguments {
     /// How many recent lines to begin with
     #[arg(short = 'n', long, default_value_t = 20, value_name = "N")]
     lines: usize,
+    /// Only lines from then on: a time ago (10m, 2h) or a moment (2026-11-21T10:30, 10:30)
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    since: Option<u64>,
+    /// Only standard error
+    #[arg(long)]
+    stderr: bool,
+    /// Only lines that match this regular expression
+    #[arg(long, value_name = "REGEX")]
+    grep: Option<String>,
     /// Print one JSON object per line
     #[arg(long)]
     json: bool,
@@ -32,6 +44,16 @@ pub(super) fn run(arguments: &Arguments, dir: &Path) -> Outcome {
     let mut path = format!("/v1/logs?lines={}", arguments.lines);
     if arguments.follow {
         path.push_str("&follow=1");
+    }
+    if let Some(since) = arguments.since {
+        path.push_str(&format!("&since_ns={since}"));
+    }
+    if arguments.stderr {
+        path.push_str("&stream=stderr");
+    }
+    if let Some(grep) = &arguments.grep {
+        path.push_str("&grep=");
+        path.push_str(&encode_query(grep));
     }
     for name in &arguments.names {
         path.push_str("&name=");
@@ -56,6 +78,33 @@ pub(super) fn run(arguments: &Arguments, dir: &Path) -> Outcome {
     Ok(Exit::Done)
 }
 
+/// A time in nanoseconds since 1970.
+fn since(text: &str) -> Result<u64, String> {
+    let now = Zoned::now();
+    let nanos = |time: Timestamp| {
+        u64::try_from(time.as_nanosecond()).map_err(|_| format!("{text:?} is before 1970"))
+    };
+    if let Ok(ago) = parse_duration(text) {
+        return nanos(
+            now.timestamp()
+                .saturating_sub(ago)
+                .unwrap_or(Timestamp::UNIX_EPOCH),
+        );
+    }
+    if let Ok(time) = text.parse::<Timestamp>() {
+        return nanos(time);
+    }
+    let zone = now.time_zone().clone();
+    let local = text.parse::<DateTime>().or_else(|_| {
+        let time = text.parse::<Time>();
+        time.map(|time| now.date().to_datetime(time))
+    });
+    let zoned = local.and_then(|local| local.to_zoned(zone));
+    let zoned = zoned
+        .map_err(|_| format!("{text:?} is no time; write 10m, 2h, 10:30 or 2026-11-21T10:30"))?;
+    nanos(zoned.timestamp())
+}
+
 fn show(renderer: &mut Renderer, out: &mut Vec<u8>, entry: LogEntry) {
     let stream = |name: &str| match name {
         "stderr" => Stream::Stderr,
@@ -76,10 +125,11 @@ fn show(renderer: &mut Renderer, out: &mut Vec<u8>, entry: LogEntry) {
         LogEntry::Stored {
             watcher,
             stream: name,
+            time_ns,
             text,
             ..
         } => {
-            renderer.line(out, None, &watcher, stream(&name), text.as_bytes());
+            renderer.line(out, time_ns, &watcher, stream(&name), text.as_bytes());
         }
         LogEntry::Gap {
             watcher,
@@ -92,5 +142,20 @@ fn show(renderer: &mut Renderer, out: &mut Vec<u8>, entry: LogEntry) {
             renderer.gap(out, &origin, stream(&name), lost_bytes);
         }
         LogEntry::Dropped { dropped } => renderer.dropped(out, dropped),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_ago_and_moments_are_understood() {
+        let now = u64::try_from(Timestamp::now().as_nanosecond()).expect("after 1970");
+        let ago = now - since("10m").expect("a time");
+        assert!((590_000_000_000..=600_000_000_000).contains(&ago), "{ago}");
+        assert_eq!(since("2026-11-21T02:32:30Z"), Ok(1_795_228_350_000_000_000));
+        assert!(since("2026-11-21T10:30").is_ok() && since("10:30").is_ok());
+        assert!(since("soon").unwrap_err().contains("10m"));
     }
 }

@@ -413,6 +413,7 @@ impl Running {
                 self.manager.link.set_value(write, key, value);
             }
             Action::Configure(configuration) => {
+                self.manager.output.configure(&configuration);
                 self.manager.configuration.send_replace(configuration);
             }
             Action::MeasureMemory { processes } => {

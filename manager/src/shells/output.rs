@@ -1,6 +1,8 @@
 //! The children's output on its way through the manager: the streams' thread stores it, the history
 //! remembers the newest lines of it. This is the manager loop's end of that.
 
+use std::sync::Arc;
+
 use kingpole_protocol::Fence;
 use kingpole_protocol::hello::Welcome;
 use tokio::sync::mpsc;
@@ -26,6 +28,9 @@ pub trait Streams: Send {
     fn kernel_lost(&mut self);
     /// Store the output of this process from where it was left.
     fn attach(&mut self, source: OutputSource, configuration: &Configuration);
+    /// The configuration is another one: from now on output goes where it says, also that of
+    /// processes that run already. What is on its way goes where it was going.
+    fn configure(&mut self, configuration: &Arc<Configuration>);
     /// Store what has been read and end; the receiver of events is told until then.
     fn finish(&mut self);
 }
@@ -78,6 +83,11 @@ impl Output {
     /// See [`Streams::attach`].
     pub fn attach(&mut self, source: OutputSource, configuration: &Configuration) {
         self.streams.attach(source, configuration);
+    }
+
+    /// See [`Streams::configure`].
+    pub fn configure(&mut self, configuration: &Arc<Configuration>) {
+        self.streams.configure(configuration);
     }
 
     /// Lets the streams end, and gives back what they still had to say.

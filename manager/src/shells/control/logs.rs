@@ -1,25 +1,28 @@
 //! `GET /v1/logs`: what children wrote, and what they go on writing.
 
-use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use axum::extract::{Query, State};
 use axum::response::Response;
 
 use super::error::ControlError;
+use super::stored::{self, Asked, LogFile};
 use super::stream::{Gone, Lines, lines};
-use super::tail::{last_lines, older_than};
 use super::wire::LogEntry;
 use super::{Control, Stay, left, parameters};
-use crate::config::model::{Configuration, StreamConfig};
 use crate::config::pattern;
 use crate::shells::console::unfinished;
 use crate::shells::history::{Entry, Follower, History, Line};
 use kingpole_protocol::record::Stream;
+use regex_lite::Regex;
 use tokio::sync::watch;
 
 /// Lines that are shown when the client does not say how many.
 const LINES_DEFAULT: usize = 20;
+
+/// Lines that are put in order together.
+const ROUND_LINES: usize = 1000;
 
 /// Whether the body ends with the lines that there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +37,9 @@ struct Wanted {
     patterns: Vec<String>,
     lines: usize,
     follow: Follow,
+    since_ns: Option<u64>,
+    stream: Option<Stream>,
+    grep: Option<Regex>,
 }
 
 impl Wanted {
@@ -42,6 +48,9 @@ impl Wanted {
             patterns: Vec::new(),
             lines: LINES_DEFAULT,
             follow: Follow::No,
+            since_ns: None,
+            stream: None,
+            grep: None,
         };
         for (key, value) in query {
             match key.as_str() {
@@ -52,7 +61,22 @@ impl Wanted {
                     })?;
                 }
                 "follow" => wanted.follow = follow(&value)?,
-                _ => return Err(parameters::unknown(&key, &["name", "lines", "follow"])),
+                "since_ns" => {
+                    wanted.since_ns = Some(value.parse().map_err(|_| {
+                        let text = format!("since_ns={value}: nanoseconds since 1970 are needed");
+                        ControlError::invalid(text)
+                    })?);
+                }
+                "stream" => wanted.stream = Some(stream(&value)?),
+                "grep" => {
+                    wanted.grep = Some(Regex::new(&value).map_err(|error| {
+                        ControlError::invalid(format!("grep={value}: {error}"))
+                    })?);
+                }
+                _ => {
+                    let known = ["name", "lines", "follow", "since_ns", "stream", "grep"];
+                    return Err(parameters::unknown(&key, &known));
+                }
             }
         }
         Ok(wanted)
@@ -63,8 +87,18 @@ impl Wanted {
         self.patterns.is_empty() || self.patterns.iter().any(|p| pattern::matches(p, &name))
     }
 
+    fn text(&self, text: &str) -> bool {
+        self.grep.as_ref().is_none_or(|grep| grep.is_match(text))
+    }
+
+    fn source(&self, watcher: &str, stream: Stream) -> bool {
+        self.stream.is_none_or(|wanted| wanted == stream) && self.watcher(watcher)
+    }
+
     fn line(&self, line: &Line) -> bool {
-        self.watcher(&line.origin.watcher)
+        self.since_ns.is_none_or(|since| line.time_ns >= since)
+            && self.source(&line.origin.watcher, line.stream)
+            && (self.grep.is_none() || self.text(&String::from_utf8_lossy(&line.text)))
     }
 }
 
@@ -78,11 +112,19 @@ fn follow(value: &str) -> Result<Follow, ControlError> {
     }
 }
 
+fn stream(value: &str) -> Result<Stream, ControlError> {
+    let found = Stream::ALL
+        .into_iter()
+        .find(|stream| stream.name() == value);
+    found
+        .ok_or_else(|| ControlError::invalid(format!("stream={value}: stdout or stderr is needed")))
+}
+
 pub(super) async fn get(
     State(control): State<Control>,
     Query(query): Query<Vec<(String, String)>>,
 ) -> Result<Response, ControlError> {
-    let wanted = Wanted::read(query)?;
+    let wanted = Arc::new(Wanted::read(query)?);
     let configuration = control.configuration.borrow().clone();
     let known: BTreeSet<String> = configuration.watchers.iter().map(|w| w.key()).collect();
     for wanted_name in &wanted.patterns {
@@ -95,12 +137,14 @@ pub(super) async fn get(
     }
     let (recent, follower) = control.history.last(wanted.lines, |line| wanted.line(line));
     let missing = wanted.lines.saturating_sub(recent.len());
-    let files = files(&configuration, &wanted);
+    let files = stored::files(&configuration, |watcher, stream| {
+        wanted.source(watcher, stream)
+    });
     let history = control.history.clone();
     let stay = control.stay.clone();
     let stored = tokio::task::spawn_blocking({
-        let recent = recent.clone();
-        move || stored(files, &recent, missing)
+        let (recent, wanted) = (recent.clone(), Arc::clone(&wanted));
+        move || older(&files, &recent, missing, &wanted)
     });
     let (sink, response) = lines();
     tokio::spawn(async move {
@@ -111,60 +155,50 @@ pub(super) async fn get(
     Ok(response)
 }
 
-/// Which file each wanted stream is kept in.
-fn files(configuration: &Configuration, wanted: &Wanted) -> Vec<(String, Stream, PathBuf)> {
-    let mut files: Vec<(String, Stream, PathBuf)> = Vec::new();
-    for watcher in configuration
-        .watchers
-        .iter()
-        .filter(|w| wanted.watcher(&w.name))
-    {
-        for (stream, config) in [
-            (Stream::Stdout, &watcher.stdout_stream),
-            (Stream::Stderr, &watcher.stderr_stream),
-        ] {
-            if let StreamConfig::File(file) = config {
-                // Both streams in one file: it is shown once.
-                if files.iter().all(|(_, _, path)| *path != file.filename) {
-                    files.push((watcher.name.clone(), stream, file.filename.clone()));
-                }
-            }
-        }
+fn older(files: &[LogFile], recent: &[Line], missing: usize, wanted: &Wanted) -> Vec<LogEntry> {
+    if missing == 0 {
+        return Vec::new();
     }
-    files
+    let asked = Asked {
+        count: missing,
+        since_ns: wanted.since_ns,
+        text: &|text| wanted.text(text),
+    };
+    stored::older(files, recent, &asked)
 }
 
-/// Older lines from files, `missing` of them at most in all.
-fn stored(files: Vec<(String, Stream, PathBuf)>, recent: &[Line], missing: usize) -> Vec<LogEntry> {
-    let share = missing.div_ceil(files.len().max(1));
-    let mut entries = Vec::new();
-    for (watcher, stream, path) in files {
-        if share == 0 {
-            break;
-        }
-        // A file that is not there yet has nothing to tell.
-        let Ok(lines) = last_lines(&path) else {
-            continue;
-        };
-        let of_watcher = |line: &&Line| line.origin.watcher == watcher;
-        let known = recent.iter().filter(of_watcher).map(|line| &*line.text);
-        let older = older_than(lines, known);
-        let from = older.len().saturating_sub(share);
-        entries.extend(older[from..].iter().map(|text| LogEntry::Stored {
-            watcher: watcher.clone(),
-            stream: stream.name().to_owned(),
-            file: path.display().to_string(),
-            text: String::from_utf8_lossy(text).into_owned(),
-        }));
+/// Lines of all children by the kernel's time. Those of one child stay in their order, also when the
+/// clock was set back between them.
+fn merge(lines: &mut [Line]) {
+    let mut latest: HashMap<(u32, u32), u64> = HashMap::new();
+    let mut times: Vec<u64> = Vec::with_capacity(lines.len());
+    for line in lines.iter() {
+        let known = latest
+            .entry((line.origin.pid, line.origin.worker))
+            .or_default();
+        *known = line.time_ns.max(*known);
+        times.push(*known);
     }
-    entries
+    let mut order: Vec<usize> = (0..lines.len()).collect();
+    order.sort_by_key(|at| times[*at]);
+    let sorted: Vec<Line> = order.into_iter().map(|at| lines[at].clone()).collect();
+    lines.clone_from_slice(&sorted);
+}
+
+/// Sends what came together.
+async fn tell(sink: &mut Lines, round: &mut Vec<Line>) -> Result<(), Gone> {
+    merge(round);
+    for line in round.drain(..) {
+        sink.write(&LogEntry::from(&line)).await?;
+    }
+    Ok(())
 }
 
 async fn write(
     mut sink: Lines,
     wanted: &Wanted,
     stored: Vec<LogEntry>,
-    recent: Vec<Line>,
+    mut recent: Vec<Line>,
     history: &History,
     mut follower: Follower,
     mut stay: watch::Receiver<Stay>,
@@ -172,6 +206,7 @@ async fn write(
     for entry in &stored {
         sink.write(entry).await?;
     }
+    merge(&mut recent);
     for line in &recent {
         sink.write(&LogEntry::from(line)).await?;
     }
@@ -184,23 +219,32 @@ async fn write(
     loop {
         grown.mark_unchanged();
         let last_round = *stay.borrow() == Stay::No;
+        let mut round = Vec::new();
         while let Some(entry) = history.next(&mut follower) {
             match entry {
                 Entry::Line(line) if wanted.line(&line) => {
-                    sink.write(&LogEntry::from(&line)).await?;
+                    round.push(line);
+                    if round.len() >= ROUND_LINES {
+                        tell(&mut sink, &mut round).await?;
+                    }
                 }
                 Entry::Line(_) => {}
                 Entry::Gap {
                     origin,
                     stream,
                     bytes,
-                } if wanted.watcher(&origin.watcher) => {
+                } if wanted.source(&origin.watcher, stream) => {
+                    tell(&mut sink, &mut round).await?;
                     sink.write(&LogEntry::gap(&origin, stream, bytes)).await?;
                 }
                 Entry::Gap { .. } => {}
-                Entry::Dropped(dropped) => sink.write(&LogEntry::Dropped { dropped }).await?,
+                Entry::Dropped(dropped) => {
+                    tell(&mut sink, &mut round).await?;
+                    sink.write(&LogEntry::Dropped { dropped }).await?;
+                }
             }
         }
+        tell(&mut sink, &mut round).await?;
         sink.flush().await?;
         if last_round {
             return Ok(());
@@ -211,5 +255,39 @@ async fn write(
             () = unfinished(&mut follower) => {}
             () = sink.gone() => return Err(Gone),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shells::history::Origin;
+
+    #[test]
+    fn lines_are_merged_by_time_and_one_childs_lines_stay_in_order() {
+        let line = |pid: u32, time_ns: u64| Line {
+            origin: Arc::new(Origin {
+                watcher: "w".to_owned(),
+                worker: pid,
+                pid,
+            }),
+            stream: Stream::Stdout,
+            time_ns,
+            text: Box::default(),
+        };
+        // The clock was set back before the third line of process 1.
+        let mut lines = vec![
+            line(1, 10),
+            line(1, 30),
+            line(1, 5),
+            line(2, 20),
+            line(2, 40),
+        ];
+        merge(&mut lines);
+        let order: Vec<_> = lines
+            .iter()
+            .map(|line| (line.origin.pid, line.time_ns))
+            .collect();
+        assert_eq!(order, [(1, 10), (2, 20), (1, 30), (1, 5), (2, 40)]);
     }
 }

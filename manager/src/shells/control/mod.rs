@@ -6,6 +6,7 @@ mod door;
 pub mod error;
 mod logs;
 mod parameters;
+mod stored;
 mod stream;
 mod tail;
 pub mod upgrade;

@@ -1,6 +1,5 @@
 //! The end of a log file, for lines that are older than what the manager remembers.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
@@ -31,42 +30,6 @@ pub(super) fn last_lines(path: &Path) -> io::Result<Vec<Vec<u8>>> {
     Ok(lines)
 }
 
-/// What a file has beyond the lines that are `known` already: each known line is struck out once,
-/// from the file's end on. A line may stand in the file behind `TIME [PID] | `.
-pub(super) fn older_than<'a>(
-    lines: Vec<Vec<u8>>,
-    known: impl Iterator<Item = &'a [u8]>,
-) -> Vec<Vec<u8>> {
-    let mut known_count: HashMap<&[u8], usize> = HashMap::new();
-    for line in known {
-        *known_count.entry(line).or_default() += 1;
-    }
-    let mut older = Vec::new();
-    for line in lines.into_iter().rev() {
-        let mut strike = |text: &[u8]| match known_count.get_mut(text) {
-            Some(count) if *count > 0 => {
-                *count -= 1;
-                true
-            }
-            _ => false,
-        };
-        if !(strike(&line) || strike(without_prefix(&line))) {
-            older.push(line);
-        }
-    }
-    older.reverse();
-    older
-}
-
-/// The line behind the prefix that a stream with `time_format` writes.
-fn without_prefix(line: &[u8]) -> &[u8] {
-    let mark = b"] | ";
-    match line.windows(mark.len()).position(|window| window == mark) {
-        Some(at) => &line[at + mark.len()..],
-        None => line,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,15 +47,5 @@ mod tests {
         assert_eq!(last_lines(&path).unwrap(), [b"a"]);
         std::fs::write(&path, "").unwrap();
         assert!(last_lines(&path).unwrap().is_empty());
-    }
-
-    #[test]
-    fn lines_that_are_remembered_are_not_shown_from_the_file_again() {
-        let lines = ["t", "t", "2026 [7] | new", "t"]
-            .map(|l| l.as_bytes().to_vec())
-            .to_vec();
-        let known: [&[u8]; 3] = [b"new", b"t", b"not in the file yet"];
-        let older = older_than(lines, known.into_iter());
-        assert_eq!(older, [b"t", b"t"]);
     }
 }

@@ -52,6 +52,9 @@ pub enum LogEntry {
         stream: String,
         /// The file.
         file: String,
+        /// When it was written, if the line says so; nanoseconds since 1970.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        time_ns: Option<u64>,
         /// The line as it stands there.
         text: String,
     },
@@ -224,6 +227,7 @@ mod tests {
             watcher: "web".into(),
             stream: "stdout".into(),
             file: "/x".into(),
+            time_ns: None,
             text: "y".into(),
         };
         for entry in [line, stored, LogEntry::Dropped { dropped: 3 }] {

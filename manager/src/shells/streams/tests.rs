@@ -472,3 +472,39 @@ fn a_full_file_without_backups_is_emptied_if_that_is_wanted() {
     assert_eq!(std::fs::read_to_string(&path).expect("there"), "line 10\n");
     assert_eq!(kernel.acknowledged, 10);
 }
+
+#[test]
+fn a_changed_configuration_holds_from_the_next_batch_on_and_loses_nothing() {
+    let directory = tempfile::tempdir().expect("made");
+    let (a, b) = (
+        directory.path().join("a.log"),
+        directory.path().join("b.log"),
+    );
+    let first = sink(&a, None);
+    let lines: Vec<String> = (1..=3).map(|number| format!("line {number}\n")).collect();
+    let mut kernel = MapKernel::default();
+    let mut writer = writer(&kernel, &first, &first);
+    feed(&mut writer, &lines[..1], 1);
+    settle(&mut writer, &mut kernel, 5).expect("the kernel answers");
+    let label = Label {
+        pid: 42,
+        name: "w.1".into(),
+    };
+    let timed = SinkSpec {
+        style: Style::Prefixed("X".to_owned()),
+        ..first.clone()
+    };
+    writer.configure(&timed);
+    writer.attach(CHILD, label.clone(), &timed, &timed, at(0));
+    feed(&mut writer, &lines[..2], 1);
+    settle(&mut writer, &mut kernel, 5).expect("the kernel answers");
+    let second = sink(&b, None);
+    writer.configure(&second);
+    writer.attach(CHILD, label, &second, &second, at(0));
+    feed(&mut writer, &lines, 1);
+    settle(&mut writer, &mut kernel, 5).expect("the kernel answers");
+    let read = |path: &Path| std::fs::read_to_string(path).expect("there");
+    assert_eq!(read(&a), "line 1\nX [42] | line 2\n");
+    assert_eq!(read(&b), "line 3\n");
+    assert_eq!(kernel.acknowledged, 3);
+}
