@@ -1,6 +1,9 @@
 //! How long clients wait when the kernel is killed, when its guard is, and when it is upgraded, with
 //! 60 and with 1,000 children. Measured from outside: from the kill (or the request) to the first
 //! answered request of a new (or the same) session.
+//!
+//! The pause of an upgrade is what another session sees that asks all the time: its longest wait. Its limit
+//! is a bare start of the same program in the same run: exec, and its end.
 
 use kingpole_protocol::client::blocking::Client;
 use kingpole_tests::process::Handle;
@@ -8,6 +11,8 @@ use kingpole_tests::storm::Killer;
 use kingpole_tests::{Kernel, binaries, puppet};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 const ROUNDS: usize = 20;
@@ -43,14 +48,20 @@ fn main() {
                 status.pid,
             ));
         }
+        let mut pauses = Vec::new();
         for _ in 0..ROUNDS {
-            upgrades.push(upgrade(&kernel));
+            let (asked, pause) = upgrade(&kernel);
+            upgrades.push(asked);
+            pauses.push(pause);
         }
+        let bare = (0..ROUNDS).map(|_| bare_start()).collect::<Vec<_>>();
         println!("{count} children:");
         for (what, mut times) in [
             ("kernel killed", kernels),
             ("guard killed ", guards),
             ("upgrade      ", upgrades),
+            ("its pause    ", pauses),
+            ("bare start   ", bare),
         ] {
             times.sort();
             println!(
@@ -77,8 +88,9 @@ fn until_answered(kernel: &Kernel, act: impl FnOnce(), before: i32) -> Duration 
     }
 }
 
-/// What a session sees of an upgrade, its rehearsal included.
-fn upgrade(kernel: &Kernel) -> Duration {
+/// What the session that asks sees of an upgrade, its rehearsal included, and the longest that another
+/// one waits for an answer meanwhile.
+fn upgrade(kernel: &Kernel) -> (Duration, Duration) {
     let mut text = UnixStream::connect(kernel.socket()).expect("a session");
     let read = |text: &mut UnixStream| {
         let mut bytes = Vec::new();
@@ -90,10 +102,36 @@ fn upgrade(kernel: &Kernel) -> Duration {
         String::from_utf8_lossy(&bytes).into_owned()
     };
     read(&mut text);
+    let mut other = kernel.client();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let asks = scope.spawn(|| {
+            let mut longest = Duration::ZERO;
+            while !over.load(Ordering::Relaxed) {
+                let begun = Instant::now();
+                other.values("none").expect("an answer");
+                longest = longest.max(begun.elapsed());
+            }
+            longest
+        });
+        let begun = Instant::now();
+        let line = format!("upgrade {}\n", binaries::kernel().display());
+        text.write_all(line.as_bytes()).expect("a line");
+        let answer = read(&mut text);
+        let asked = begun.elapsed();
+        over.store(true, Ordering::Relaxed);
+        assert!(answer.contains(" carried in "), "{answer}");
+        (asked, asks.join().expect("the other session"))
+    })
+}
+
+/// The same program, started for nothing.
+fn bare_start() -> Duration {
     let begun = Instant::now();
-    let line = format!("upgrade {}\n", binaries::kernel().display());
-    text.write_all(line.as_bytes()).expect("a line");
-    let answer = read(&mut text);
-    assert!(answer.contains(" carried in "), "{answer}");
+    let status = Command::new(binaries::kernel())
+        .arg("--version")
+        .stdout(Stdio::null())
+        .status();
+    assert!(status.expect("it runs").success());
     begun.elapsed()
 }

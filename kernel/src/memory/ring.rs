@@ -16,7 +16,7 @@ use super::cursor::{
 use super::layout::PAGE;
 use super::state_memory::MemoryError;
 use crate::sys::mapping::Mapping;
-use crate::sys::memfd::{create_sealed, punch_hole};
+use crate::sys::memfd::{create_sealed, punch_hole, sealed_size};
 
 /// Most bytes that one read takes from a child, and so the longest record.
 pub const READ_BYTES_MAX: u64 = 64 * 1024;
@@ -171,19 +171,19 @@ impl Ring {
         })
     }
 
-    /// Maps an existing one. What it holds is the cursor's to say.
+    /// Takes an existing one. What it holds is the cursor's to say.
     ///
     /// # Errors
     /// Not a sealed file of a possible ring size.
     pub fn open(fd: OwnedFd) -> Result<Self, MemoryError> {
-        let mapping = Mapping::new(&fd).map_err(MemoryError::call("ring", "map"))?;
-        let data = (mapping.len() as u64).saturating_sub(PAGE);
+        let bytes = sealed_size(&fd).map_err(MemoryError::call("ring", "map"))?;
+        let data = bytes.saturating_sub(PAGE);
         let size = RingSize::holding(data)
             .filter(|size| size.bytes() == data)
             .ok_or_else(|| MemoryError::unusable("ring", format!("{data} data bytes")))?;
         Ok(Self {
             fd,
-            mapping: mapping.into(),
+            mapping: OnceCell::new(),
             size,
             payload_bytes_max: None,
             touched: data,

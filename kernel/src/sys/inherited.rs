@@ -2,12 +2,60 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::process::duplicate_from;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+
+/// Numbers of what is open. There may be thousands, and a client waits: Linux 6.2 tells how many, and
+/// looking at number after number takes a fraction of reading the directory.
+fn open_numbers() -> Result<Vec<i32>, Errno> {
+    let counted = fs::metadata("/proc/self/fd").map_err(|_| Errno::ENOENT)?;
+    let count = usize::try_from(counted.len()).unwrap_or(0);
+    let mut numbers = Vec::with_capacity(count);
+    if count != 0 {
+        for number in 0..NUMBERS_MAX {
+            if numbers.len() == count {
+                return Ok(numbers);
+            }
+            if is_open(number) {
+                numbers.push(number);
+            }
+        }
+        numbers.clear();
+    }
+    let directory = fs::read_dir("/proc/self/fd").map_err(|_| Errno::ENOENT)?;
+    // Read to the end first: the directory has a descriptor of its own while it is read.
+    let listed = directory
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
+        .collect::<Vec<_>>();
+    numbers.extend(listed.into_iter().filter(|number| is_open(*number)));
+    Ok(numbers)
+}
+
+/// Far above every number that one of us uses.
+const NUMBERS_MAX: i32 = 1 << 20;
+
+fn is_open(number: i32) -> bool {
+    // SAFETY: the call only looks, and no memory is involved.
+    unsafe { libc::fcntl(number, libc::F_GETFD) >= 0 }
+}
+
+fn set_all_close_on_exec() -> Result<(), Errno> {
+    let (first, last) = (3_u32, u32::MAX);
+    // SAFETY: changes a flag of open descriptors; no memory is involved.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first,
+            last,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    Errno::result(result).map(drop)
+}
 
 /// Every descriptor from 3 on that this process was started with, by number. Those that are not
 /// taken are closed when it is dropped.
@@ -30,21 +78,17 @@ impl Inherited {
         if CLAIMED.swap(true, Ordering::SeqCst) {
             return Ok(Self { by_number });
         }
-        let directory = fs::read_dir("/proc/self/fd").map_err(|_| Errno::ENOENT)?;
-        // Read to the end first: the directory has a descriptor of its own while it is read.
-        let numbers = directory
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
-            .collect::<Vec<_>>();
+        let numbers = open_numbers()?;
+        // All of them at once, before Linux 5.11 one by one.
+        let at_once = set_all_close_on_exec();
         for number in numbers.into_iter().filter(|number| *number > 2) {
-            // SAFETY: the call only looks, and no memory is involved.
-            if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
-                continue;
-            }
             // SAFETY: open (just seen), inherited rather than opened here (see above), and claimed
             // once, as the flag makes sure: nobody else in this process owns it.
             let fd = unsafe { OwnedFd::from_raw_fd(number) };
-            fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
-            by_number.insert(fd.as_raw_fd(), fd);
+            if at_once.is_err() {
+                fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+            }
+            by_number.insert(number, fd);
         }
         Ok(Self { by_number })
     }
