@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use kingpole_protocol::ByteString;
 use kingpole_protocol::spec::{self, LimitSpec, OutputSpec, ProcessSpec, StdinSpec, UserSpec};
+use nix::sys::resource::Resource::RLIMIT_NOFILE;
+use nix::sys::resource::getrlimit;
 use nix::unistd::{Gid, Group, Uid, User, geteuid, getgrouplist};
 
 use crate::config::launch::{
@@ -153,9 +155,13 @@ fn bytes(path: &Path) -> ByteString {
 }
 
 fn limit((resource, value): (Resource, LimitValue)) -> LimitSpec {
-    let value = match value {
-        LimitValue::Limit(value) => value,
-        LimitValue::Infinity => u64::MAX,
+    let value = match (value, resource) {
+        (LimitValue::Limit(value), _) => value,
+        // Linux lets nobody have this one without a limit; as in Circus it is the highest allowed.
+        (LimitValue::Infinity, Resource::Nofile) => {
+            getrlimit(RLIMIT_NOFILE).map_or(u64::MAX, |(_, hard)| hard)
+        }
+        (LimitValue::Infinity, _) => u64::MAX,
     };
     LimitSpec {
         resource: resource_number(resource),
@@ -406,6 +412,17 @@ mod tests {
             assert_eq!((ids.uid, ids.gid), (0, 0));
             assert!(ids.groups.contains(&0));
         }
+    }
+
+    #[test]
+    fn as_many_files_as_possible_are_no_more_than_linux_allows() {
+        let files = limit((Resource::Nofile, LimitValue::Infinity));
+        assert!(
+            files.hard < u64::MAX && files.soft == files.hard,
+            "{files:?}"
+        );
+        assert_eq!(limit((Resource::Core, LimitValue::Infinity)).hard, u64::MAX);
+        assert_eq!(limit((Resource::Nofile, LimitValue::Limit(7))).soft, 7);
     }
 
     #[test]
