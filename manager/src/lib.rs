@@ -9,6 +9,7 @@
 pub mod cli;
 pub mod command;
 pub mod config;
+mod crash;
 pub mod engine;
 pub mod import;
 pub mod shells;

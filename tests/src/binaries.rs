@@ -30,6 +30,16 @@ pub fn kernel_with_crash_points() -> &'static Path {
     BUILT.get_or_init(|| build_ahead("kingpole-kernel", "kingpole-kernel", "crash-points"))
 }
 
+/// A manager that dies where a test wants it to, built beside the real one.
+///
+/// # Panics
+/// When it does not build.
+#[must_use]
+pub fn manager_with_crash_points() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| build_ahead("kingpole-manager", "kingpole-manager", "crash-points"))
+}
+
 /// Builds a test build of a program beside the real one.
 fn build_ahead(package: &str, program: &str, features: &str) -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

@@ -48,6 +48,34 @@ impl Manager {
         }
     }
 
+    /// Starts another program as one, with more environment, and does not wait. Those that
+    /// [`Self::replace`] it are ordinary managers.
+    ///
+    /// # Panics
+    /// When there is no such binary.
+    #[must_use]
+    #[track_caller]
+    pub fn launch_with(
+        scratch: &Rc<Scratch>,
+        configuration: &Path,
+        program: &Path,
+        environment: &[(&str, &str)],
+    ) -> Self {
+        let usual = Self::command(scratch, configuration);
+        let mut command = Command::new(program);
+        command
+            .args(usual.get_args())
+            .env(RUNTIME_DIR_VARIABLE, scratch.runtime_dir())
+            .envs(environment.iter().copied())
+            .current_dir(scratch.path());
+        let process = Guarded::start("kingpole-manager", command, scratch.join("manager.log"));
+        Self {
+            process,
+            scratch: Rc::clone(scratch),
+            configuration: configuration.to_owned(),
+        }
+    }
+
     /// The command that starts a manager.
     #[must_use]
     pub fn command(scratch: &Scratch, configuration: &Path) -> Command {

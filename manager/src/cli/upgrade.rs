@@ -16,6 +16,7 @@ use super::kernel::unreachable_socket;
 use super::run::kernel_program;
 use super::{print, print_json};
 use crate::shells::control::upgrade::{Accepted, Wanted};
+use crate::shells::place::{Living, living_manager};
 use crate::shells::upgrade::{PATIENCE, Report};
 
 /// How long the kernel may rehearse and change; it gives up on its own long before.
@@ -106,6 +107,7 @@ fn upgrade_manager(arguments: &Arguments, program: Option<&Path>, dir: &Path) ->
         check: arguments.check,
         patience_ms: Some(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX)),
     };
+    let before = client.get("/v1/upgrade")?;
     let answer = match client.post("/v1/upgrade", &wanted, Patience::For(LEAVE_TIMEOUT)) {
         Ok(answer) => answer,
         Err(Failure {
@@ -141,7 +143,11 @@ fn upgrade_manager(arguments: &Arguments, program: Option<&Path>, dir: &Path) ->
             ready.release
         ))?;
     }
-    let report = follow(&client, accepted.going.attempt, patience)?;
+    let place = Place {
+        dir,
+        pid: &before["manager"]["pid"],
+    };
+    let report = follow(&client, &place, accepted.going.attempt, patience)?;
     let details = serde_json::to_value(&report).unwrap_or_default();
     let (from, to, took) = (&report.from, &report.to, report.took_ms);
     match &report.reason {
@@ -156,8 +162,19 @@ fn upgrade_manager(arguments: &Arguments, program: Option<&Path>, dir: &Path) ->
     }
 }
 
+/// Where the manager is that changes.
+struct Place<'a> {
+    dir: &'a Path,
+    pid: &'a Value,
+}
+
 /// Asks until somebody knows how the attempt went.
-fn follow(client: &ManagerClient, attempt: u64, patience: Duration) -> Result<Report, Failure> {
+fn follow(
+    client: &ManagerClient,
+    place: &Place<'_>,
+    attempt: u64,
+    patience: Duration,
+) -> Result<Report, Failure> {
     let deadline = Instant::now() + patience + LEAVE_TIMEOUT;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -166,8 +183,12 @@ fn follow(client: &ManagerClient, attempt: u64, patience: Duration) -> Result<Re
             let report = serde_json::from_value::<Report>(answer["last"].clone()).ok()?;
             (report.attempt == attempt).then_some(report)
         });
+        let ended = || Failure::failed("the manager ended before it had changed; see its log");
         match (report, seen) {
             (Some(report), _) => return Ok(report),
+            // Killed: the process is not there any more, or another one has its place.
+            (None, Ok(answer)) if answer["manager"]["pid"] != *place.pid => return Err(ended()),
+            (None, Err(_)) if living_manager(place.dir) == Living::No => return Err(ended()),
             (None, Err(failure)) if Instant::now() >= deadline => return Err(failure),
             (None, Ok(_)) if Instant::now() >= deadline => {
                 return Err(Failure::new(

@@ -33,6 +33,7 @@ use super::upgrade::{Plan, Ready, UpgradeRequest, probation};
 use crate::command::{Command, End, Reload, Response};
 use crate::config::load_file;
 use crate::config::model::Configuration;
+use crate::crash::crash_point;
 use crate::engine::{Action, CommandId, Engine, Input, Outcome, SpawnErrorKind, SpawnRequest};
 
 /// How long commands wait for the first connection to the kernel. A manager that has just begun
@@ -383,7 +384,9 @@ impl Running {
                 self.manager.log.info(text);
             }
         }
+        crash_point("engine: before it is asked for");
         self.manager.link.flush();
+        crash_point("engine: after it is asked for");
         if self.connected
             && let Some(healthy) = self.manager.healthy.take()
         {
@@ -393,6 +396,13 @@ impl Running {
     }
 
     fn perform(&mut self, action: Action) {
+        match &action {
+            Action::Spawn(_) => crash_point("engine: before a spawn"),
+            Action::Signal { .. } => crash_point("engine: before a signal"),
+            Action::SetValue { .. } => crash_point("engine: before remembering"),
+            Action::AcknowledgeEnd { .. } => crash_point("engine: before an end is acknowledged"),
+            _ => {}
+        }
         match action {
             Action::MakeSocket { socket } => self.find_socket(socket),
             Action::CloseSocket { kernel_name } => self.manager.link.close_socket(kernel_name),

@@ -240,6 +240,9 @@ impl KernelLink {
         let State::Connected(connected) = &mut self.state else {
             return;
         };
+        if connected.session.take_gives_back() {
+            self.old = None;
+        }
         let mut broken = None;
         let mut over = false;
         while let Some(event) = connected.session.poll_event() {

@@ -87,6 +87,7 @@ pub(super) struct Session {
     postponed: Vec<(Ticket, Box<Spawn>)>,
     events: VecDeque<LinkEvent>,
     goodbye: Option<String>,
+    gives_back: bool,
 }
 
 impl Session {
@@ -108,7 +109,14 @@ impl Session {
             postponed: Vec::new(),
             events: VecDeque::new(),
             goodbye: None,
+            gives_back: false,
         })
+    }
+
+    /// Whether the old lease was found to be still ours and is about to be given back: told once.
+    /// Should the connection break now, its number being void says nothing about other managers.
+    pub(super) fn take_gives_back(&mut self) -> bool {
+        std::mem::take(&mut self.gives_back)
     }
 
     /// Whether the engine has been given its facts and may ask for things.
@@ -257,6 +265,7 @@ impl Session {
     fn handle_answer(&mut self, awaited: Awaited, reply: Reply) {
         match (awaited, reply) {
             (Awaited::Resume, Reply::LeaseTaken(taken)) => {
+                self.gives_back = true;
                 self.connection.set_fence(taken.fence);
                 self.ask(ReleaseLease { lease: taken.fence }, Awaited::Release);
                 self.connection.set_fence(Fence::NONE);

@@ -32,6 +32,8 @@ struct FakeKernel {
     keys: BTreeMap<String, ProcessInfo>,
     spawn_refusals: VecDeque<ErrorCode>,
     asked: Vec<&'static str>,
+    /// Goes away with the answer to the request for a lease that was given back just before.
+    dies_while_leasing: bool,
 }
 
 /// One session of it.
@@ -62,6 +64,7 @@ impl FakeKernel {
             keys: BTreeMap::new(),
             spawn_refusals: VecDeque::new(),
             asked: Vec::new(),
+            dies_while_leasing: false,
         }
     }
 
@@ -89,6 +92,10 @@ impl FakeKernel {
                     .unwrap()
                     .unwrap();
                 let answer = self.answer(request, id, fence);
+                if self.dies_while_leasing && self.asked.ends_with(&["ReleaseLease", "TakeLease"]) {
+                    self.dies_while_leasing = false;
+                    return;
+                }
                 served.send(answer).await;
             }
             let count = served
@@ -531,4 +538,29 @@ async fn ends_are_passed_on_as_they_come() {
             core: false
         }
     );
+}
+
+#[tokio::test]
+async fn a_kernel_that_dies_while_the_lease_is_renewed_is_no_other_manager() {
+    let mut world = World::new();
+    world.link.settings.lease_patience = Duration::from_secs(60);
+    let (served, _) = world.open().await;
+    drop(served);
+    world.kernel.dies_while_leasing = true;
+    // The link hears nothing of the number that it was given.
+    let lost = world.link.next().await;
+    assert!(matches!(lost, LinkEvent::Log(..)), "{lost:?}");
+    let lost = world.link.next().await;
+    assert!(
+        matches!(lost, LinkEvent::Input(Input::KernelLost)),
+        "{lost:?}"
+    );
+    let mut served = world.accept().await;
+    tokio::select! {
+        () = world.kernel.serve(&mut served) => {}
+        event = world.link.next() => panic!("{event:?}"),
+    }
+    drop(served);
+    let (_served, facts) = world.open().await;
+    assert_eq!(facts.epoch, Epoch(world.kernel.newest_fence));
 }

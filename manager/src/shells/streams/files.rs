@@ -3,6 +3,7 @@
 
 use super::datagram::Messages;
 use super::program::{Ending, Program, Tended, reap};
+use crate::crash::{self, crash_point};
 use crate::streams::disk::{
     Disk, FileId, FileKind, Look, Step, Taken, Target, Trouble, TroubleKind,
 };
@@ -273,6 +274,8 @@ impl Disk for Files {
 
     fn write(&mut self, file: &LogFile, bytes: &[u8]) -> Step<usize> {
         let LogFile(open, target) = file;
+        crash_point("log: before the write");
+        let (bytes, dies) = crash::cut("log: half the write", bytes);
         let result = match open {
             Open::File(file) => (&*file).write(bytes),
             Open::Console if self.console == ConsoleLines::Shown => Ok(bytes.len()),
@@ -295,6 +298,8 @@ impl Disk for Files {
             }
             Open::Messages(messages) => messages.borrow_mut().send(bytes),
         };
+        crash::die_if(dies);
+        crash_point("log: after the write");
         Ok(result.map_err(|error| trouble("write to", target.path(), &error)))
     }
 
@@ -326,6 +331,7 @@ impl Disk for Files {
     }
 
     fn rename(&mut self, from: &Path, to: &Path, taken: Taken) -> Step<()> {
+        crash_point("rotation: before a rename");
         let result = match taken {
             Taken::Replace => std::fs::rename(from, to),
             Taken::Refuse => {
@@ -340,6 +346,7 @@ impl Disk for Files {
                 }
             }
         };
+        crash_point("rotation: after a rename");
         Ok(result.map_err(|error| trouble("rename", from, &error)))
     }
 

@@ -1,6 +1,7 @@
 //! The log writer's own session with the kernel, on a blocking unix socket. What arrives while an
 //! answer is awaited is kept in order.
 
+use crate::crash::crash_point;
 use crate::shells::history::Records;
 use crate::streams::disk::{self, Keeper, Stop};
 use crate::streams::feed::Chunk;
@@ -311,6 +312,9 @@ impl Keeper for Session {
             outputs: outputs.collect(),
             ends: Vec::new(),
         };
-        self.call(&request.into()).map(drop)
+        crash_point("log: before the commit");
+        let answer = self.call(&request.into()).map(drop);
+        crash_point("log: after the commit");
+        answer
     }
 }
