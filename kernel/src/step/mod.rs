@@ -10,6 +10,8 @@ mod listings;
 mod output;
 mod processes;
 mod sessions;
+#[cfg(any(test, feature = "simulation"))]
+pub mod simulation;
 mod sockets;
 mod text;
 mod values;

@@ -1,5 +1,5 @@
 //! The contract about hooks: what the engine asks a shell to call, and what it can be answered.
-//! Types only; when a hook is called and what its answer means is in [`super::hooks`].
+//! Types only; when a hook is called and what its answer means is in `engine::hooks`.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
 //! The way to the kernel: one unix socket, connected again with growing pauses whenever it breaks.
-//! What is said over it is the business of [`session`]; what it means is the engine's.
+//! What is said over it is the business of `session`; what it means is the engine's.
 
 mod session;
 mod survey;
