@@ -9,7 +9,6 @@ use kingpole_tests::puppet::Stage;
 use kingpole_tests::{Kernel, Scratch, binaries, http, lines, process, rotated, wait};
 use serde_json::Value;
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -42,9 +41,8 @@ fn started() -> Started {
 /// A program that is a manager only as far as `script` lets it be.
 fn candidate(scratch: &Scratch, script: &str) -> PathBuf {
     let real = binaries::manager().display();
-    let path = scratch.write("candidate", format!("#!/bin/sh\nreal={real}\n{script}\n"));
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-    path
+    let script = format!("#!/bin/sh\nreal={real}\n{script}\n");
+    scratch.program("candidate", script.as_bytes())
 }
 
 fn upgrade(scratch: &Scratch, arguments: &[&str]) -> Output {

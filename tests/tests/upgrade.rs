@@ -355,8 +355,9 @@ fn the_guard_becomes_the_new_program_too_and_goes_on_guarding() {
     let mut text = Text::open(&kernel);
     let program = |pid: i32| std::fs::read_link(format!("/proc/{pid}/exe")).unwrap();
     for round in 0..3 {
-        let copy = kernel.scratch().join(format!("kingpole-kernel-{round}"));
-        std::fs::copy(binaries::kernel(), &copy).unwrap();
+        let copy = kernel
+            .scratch()
+            .copy_program(&format!("kingpole-kernel-{round}"), binaries::kernel());
         let answer = text.ask(&format!("upgrade {}", copy.display()));
         assert!(answer.contains(" carried in "), "{answer}");
         wait::until("the guard runs it", || {

@@ -331,7 +331,16 @@ fn the_first_program_on_the_search_path_that_may_be_executed_wins() {
         let sub = directory.path().join(sub);
         fs::create_dir(&sub).unwrap();
         let path = sub.join("tool");
-        fs::write(&path, format!("#!/bin/sh\necho {}\n", sub.display())).unwrap();
+        // By another process: a neighbouring test that starts something now would have our descriptor
+        // for a moment, and what is open for writing cannot be executed.
+        let write = "printf '#!/bin/sh\\necho %s\\n' \"$1\" >\"$2\"";
+        let mut writer = std::process::Command::new("/bin/sh");
+        let written = writer
+            .args(["-c", write, "sh"])
+            .arg(&sub)
+            .arg(&path)
+            .status();
+        assert!(written.unwrap().success());
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
         sub
     };
