@@ -49,8 +49,8 @@ impl Decoder {
     }
 
     /// For a reader that is sent much: reads ask for `bytes` at least, and a buffer for several of them
-    /// is kept while empty. (With the ordinary sizes a frame of 64 KiB and its header made and gave
-    /// back a buffer each; not to do that halved the page faults of the manager's log path.)
+    /// is kept while empty. (With the ordinary sizes a frame of 64 KiB and its header make and give
+    /// back a buffer each.)
     #[must_use]
     pub fn reading(bytes: usize) -> Self {
         Self {

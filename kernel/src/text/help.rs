@@ -204,7 +204,6 @@ stats [NAME|PID ...]
     exit                     status of those that ended, and how long they ran
     kept                     bytes of the output buffer that are in use, and its size
     in                       bytes read from the process so far
-    acked                    of these, bytes that were acknowledged
     dropped                  of these, bytes lost because the buffer was full
 ";
 

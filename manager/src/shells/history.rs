@@ -21,7 +21,7 @@ pub const LINE_BYTES_MAX: usize = 16 << 10;
 /// Records that were read together, shared with whoever stores them.
 ///
 /// Holding these instead of lines of its own is what keeps the history out of the way of a flood: with
-/// lines of 100 bytes, cutting and copying each of them took a third of the streams thread's time.
+/// lines of 100 bytes, cutting and copying each of them took a fifth of the streams thread's time.
 pub type Records = Arc<Vec<(Stream, Chunk)>>;
 
 /// One line of a child, without its line end.
