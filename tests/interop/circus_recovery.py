@@ -28,7 +28,6 @@ INI = """
 [circus]
 endpoint = ipc://{tmp}/control.sock
 pubsub_endpoint = ipc://{tmp}/events.sock
-stats_endpoint = ipc://{tmp}/stats.sock
 check_delay = 1
 statsd = false
 
@@ -125,8 +124,17 @@ class Circus:
         return sorted(int(word) for word in re.findall(r"\d+", listed))
 
     def quit(self):
-        self.control("quit")
-        self.circusd.wait(DEADLINE_SECONDS)
+        """Circus refuses a command while it is busy with something else, so it is told again."""
+
+        def has_ended():
+            self.control("quit")
+            try:
+                self.circusd.wait(5)
+            except subprocess.TimeoutExpired:
+                return False
+            return True
+
+        wait_for("circusd to quit", has_ended)
 
     def lines(self):
         """{pid: {number: first time written}} of the log."""
@@ -201,8 +209,13 @@ def scenario(circus):
         )
         between = [t for t in lines[pid].values() if left + 0.3 < t < back - 0.3]
         check(len(between) >= 3, "%d lines carry times of the time between" % len(between))
-    circus.control("stop")
-    wait_for("the processes to end", lambda: not any(alive(pid) for pid in pids))
+
+    def stopped():
+        if any(alive(pid) for pid in pids):
+            circus.control("stop")
+        return not any(alive(pid) for pid in pids)
+
+    wait_for("the processes to end", stopped)
     say("ok: stop ends them")
     circus.quit()
 
