@@ -223,7 +223,7 @@ pub const CIRCUS: &[Key] = &[
         "text",
         "",
         "prefix of the manager's name in events",
-        "no events are published",
+        "names carry no prefix",
     ),
     not_yet(
         "papa_endpoint",

@@ -140,7 +140,12 @@ fn user(watcher: &WatcherConfig) -> Option<String> {
 fn environment(watcher: &WatcherConfig) -> Option<String> {
     let mut parts: Vec<&str> = watcher.environment.keys().map(String::as_str).collect();
     if watcher.environment_base == EnvironmentBase::Manager {
-        parts.push("and the manager's");
+        let and = !parts.is_empty();
+        parts.push(if and {
+            "and the manager's"
+        } else {
+            "the manager's"
+        });
     }
     (!parts.is_empty()).then(|| parts.join(" "))
 }
