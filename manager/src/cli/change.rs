@@ -10,7 +10,9 @@ use super::client::{ManagerClient, Patience};
 use super::exit::Exit;
 use super::failure::{Failure, Outcome};
 use super::{print, print_json};
-use crate::command::{Answer, Command, Matching, Selection, Wait, WatcherOutcome, WatcherResult};
+use crate::command::{
+    Answer, Change, Command, Matching, Selection, Step, Wait, WatcherOutcome, WatcherResult,
+};
 use crate::engine::Pid;
 
 /// Which watchers.
@@ -103,6 +105,48 @@ impl Waiting {
             (None, true) => Patience::Endless,
             (None, false) => Patience::Usual,
         }
+    }
+}
+
+/// What `start` and `stop` are told.
+#[derive(Debug, Args)]
+pub(super) struct ChangeArguments {
+    #[command(flatten)]
+    watchers: Watchers,
+    #[command(flatten)]
+    waiting: Waiting,
+}
+
+impl ChangeArguments {
+    pub(super) fn change(self) -> (Change, Waiting) {
+        let change = Change {
+            selection: self.watchers.selection(),
+            wait: self.waiting.wait(),
+        };
+        (change, self.waiting)
+    }
+}
+
+/// What `incr` and `decr` are told.
+#[derive(Debug, Args)]
+pub(super) struct StepArguments {
+    #[command(flatten)]
+    watchers: SomeWatchers,
+    /// By how many
+    #[arg(long, default_value_t = 1)]
+    by: u32,
+    #[command(flatten)]
+    waiting: Waiting,
+}
+
+impl StepArguments {
+    pub(super) fn step(self) -> (Step, Waiting) {
+        let step = Step {
+            selection: self.watchers.selection(),
+            by: self.by,
+            wait: self.waiting.wait(),
+        };
+        (step, self.waiting)
     }
 }
 

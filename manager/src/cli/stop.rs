@@ -2,25 +2,12 @@
 
 use std::path::Path;
 
-use clap::Args;
-
-use super::change::{Waiting, Watchers, send};
+pub(super) use super::change::ChangeArguments as Arguments;
+use super::change::send;
 use super::failure::Outcome;
-use crate::command::{Change, Command};
-
-#[derive(Debug, Args)]
-pub(super) struct Arguments {
-    #[command(flatten)]
-    watchers: Watchers,
-    #[command(flatten)]
-    waiting: Waiting,
-}
+use crate::command::Command;
 
 pub(super) fn run(arguments: Arguments, dir: &Path) -> Outcome {
-    let Arguments { watchers, waiting } = arguments;
-    let change = Change {
-        selection: watchers.selection(),
-        wait: waiting.wait(),
-    };
+    let (change, waiting) = arguments.change();
     send(&Command::Stop(change), &waiting, dir)
 }

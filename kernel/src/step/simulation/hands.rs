@@ -265,6 +265,26 @@ impl World {
         })
     }
 
+    /// What a follower hears whose next record was dropped.
+    fn gap_before(&self, session: SessionId, process: ProcessId, mark: ReadMark) -> Option<Input> {
+        let ring = self.rings.get(&process).expect("only what is held is sent");
+        let to = Sequence(ring.oldest);
+        (mark.seq < to).then_some(Input::OutputGap {
+            session,
+            process,
+            gap: Gap {
+                from: mark.seq,
+                to,
+                stdout_offset: 0,
+                stderr_offset: 0,
+            },
+            mark: ReadMark {
+                seq: to,
+                position: ring.cursor.tail,
+            },
+        })
+    }
+
     fn send_output(
         &mut self,
         session: SessionId,
@@ -283,26 +303,10 @@ impl World {
                 room,
             });
         }
-        let ring = self.rings.get(&process).expect("only what is held is sent");
-        if mark.seq.0 < ring.oldest {
-            let to = Sequence(ring.oldest);
-            let gap = Gap {
-                from: mark.seq,
-                to,
-                stdout_offset: 0,
-                stderr_offset: 0,
-            };
-            let mark = ReadMark {
-                seq: to,
-                position: ring.cursor.tail,
-            };
-            return Some(Input::OutputGap {
-                session,
-                process,
-                gap,
-                mark,
-            });
+        if let Some(gap) = self.gap_before(session, process, mark) {
+            return Some(gap);
         }
+        let ring = self.rings.get(&process).expect("only what is held is sent");
         assert!(
             mark.seq < ring.cursor.next_seq,
             "there is something to send"
@@ -330,25 +334,8 @@ impl World {
         process: ProcessId,
         mark: ReadMark,
     ) -> Option<Input> {
-        let ring = self.rings.get(&process).expect("only what is held is sent");
-        if mark.seq.0 < ring.oldest {
-            let to = Sequence(ring.oldest);
-            let gap = Gap {
-                from: mark.seq,
-                to,
-                stdout_offset: 0,
-                stderr_offset: 0,
-            };
-            let mark = ReadMark {
-                seq: to,
-                position: ring.cursor.tail,
-            };
-            return Some(Input::OutputGap {
-                session,
-                process,
-                gap,
-                mark,
-            });
+        if let Some(gap) = self.gap_before(session, process, mark) {
+            return Some(gap);
         }
         let heard = self.heard.get_mut(&session).expect("output to the living");
         let line = format!("record:{}:{}\n", process.0, mark.seq.0);
