@@ -85,6 +85,25 @@ proptest! {
 }
 
 #[test]
+fn what_is_kept_is_counted_to_the_byte_and_the_newest_stays() {
+    let mut cursor = fresh();
+    let mut headers = BTreeMap::new();
+    for length in [16, 7, 4] {
+        let header = cursor.next_header(Stream::Stdout, length, 0);
+        headers.insert(cursor.head, header);
+        cursor = cursor.after_append(&header);
+    }
+    let kept = |payload| {
+        let after = cursor.after_keeping(payload, |position| headers.get(&position).copied());
+        headers.range(after.unwrap().tail..).count()
+    };
+    assert_eq!(
+        [kept(27), kept(26), kept(11), kept(10), kept(0)],
+        [3, 2, 2, 1, 1]
+    );
+}
+
+#[test]
 fn nonsense_in_the_ring_is_an_error_and_can_be_given_up() {
     let cursor = RingCursor {
         head: 640,
