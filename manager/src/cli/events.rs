@@ -1,11 +1,11 @@
-//! `kingpole events`: what happens, as it happens.
+//! `kingpole events`: what happened lately, and what goes on happening.
 
 use std::path::Path;
 
 use clap::Args;
 use serde::Deserialize;
 
-use super::client::ManagerClient;
+use super::client::{ManagerClient, encode_query};
 use super::exit::Exit;
 use super::failure::{Failure, Outcome};
 use super::print;
@@ -13,14 +13,17 @@ use crate::shells::control::wire::EventLine;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Names of watchers; all when none is given
+    /// Names of watchers, or patterns such as 'web*'; all when none is given
     #[arg(value_name = "NAME")]
     names: Vec<String>,
-    /// Wait for what happens from now on, which is what it does anyway: events are not kept
+    /// Go on with what happens from now on
     #[arg(short, long)]
     follow: bool,
+    /// How many recent events to begin with; the manager keeps its last 1024
+    #[arg(short = 'n', long, default_value_t = 20, value_name = "N")]
+    lines: usize,
     /// Leave after so many events
-    #[arg(short = 'n', long, value_name = "N")]
+    #[arg(long, value_name = "N")]
     count: Option<u64>,
     /// Print one JSON object per line
     #[arg(long)]
@@ -37,12 +40,19 @@ enum Received {
 
 pub(super) fn run(arguments: &Arguments, dir: &Path) -> Outcome {
     let mut left = arguments.count.unwrap_or(u64::MAX);
-    let result = ManagerClient::new(dir)?.lines("/v1/events", |line| {
+    let mut path = format!("/v1/events?count={}", arguments.lines);
+    if arguments.follow {
+        path.push_str("&follow=1");
+    }
+    for name in &arguments.names {
+        path.push_str("&name=");
+        path.push_str(&encode_query(name));
+    }
+    let result = ManagerClient::new(dir)?.lines(&path, |line| {
         let received = serde_json::from_slice(line).map_err(|error| {
             Failure::failed(format!("the manager's answer is not understood: {error}"))
         })?;
         let text = match &received {
-            Received::Event(event) if !meant(&arguments.names, &event.watcher) => return Ok(()),
             Received::Event(event) => show(event),
             Received::Dropped { dropped } => format!("{dropped} events were too many to be told"),
         };
@@ -65,16 +75,12 @@ pub(super) fn run(arguments: &Arguments, dir: &Path) -> Outcome {
             Ok(Exit::Done)
         }
         Err(failure) => Err(failure),
-        Ok(()) => Err(Failure::new(
+        Ok(()) if arguments.follow => Err(Failure::new(
             Exit::NotRunning,
             "the manager has ended; events go on with the next one",
         )),
+        Ok(()) => Ok(Exit::Done),
     }
-}
-
-fn meant(names: &[String], watcher: &str) -> bool {
-    let watcher = watcher.to_lowercase();
-    names.is_empty() || names.iter().any(|name| name.to_lowercase() == watcher)
 }
 
 fn show(event: &EventLine) -> String {

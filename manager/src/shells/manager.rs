@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kingpole_protocol::spec::SocketSpec;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep_until};
 
@@ -19,6 +19,7 @@ use super::asking::CommandRequest;
 use super::clock;
 use super::control::wire::EventLine;
 use super::control::{COMMANDS_WAITING_MAX, Stay};
+use super::events::Events;
 use super::farewell::{self, KernelEnd};
 use super::greeting::Greeting;
 use super::hooks::{HookNews, HookRunner};
@@ -94,8 +95,8 @@ pub struct Manager {
     pub file: PathBuf,
     /// The configuration, for all who show it.
     pub configuration: watch::Sender<Arc<Configuration>>,
-    /// Followers of events.
-    pub events: broadcast::Sender<Arc<EventLine>>,
+    /// What happens is told here.
+    pub events: Events,
     /// Marks our children among all that the kernel holds.
     pub namespace: String,
     /// What Ctrl-C means.
@@ -447,8 +448,7 @@ impl Running {
                 }
             }
             Action::Publish(event) => {
-                // Nobody may be listening.
-                let _ = self.manager.events.send(Arc::new(EventLine::from(&event)));
+                self.manager.events.publish(EventLine::from(&event));
             }
             Action::CallHook(request) => {
                 let configuration = self.manager.configuration.borrow().clone();

@@ -6,6 +6,7 @@ pub mod circus;
 pub mod clock;
 pub mod console;
 pub mod control;
+pub mod events;
 pub mod farewell;
 pub mod greeting;
 pub mod history;

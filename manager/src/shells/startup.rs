@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use kingpole_protocol::places::{Address, KERNEL_SOCKET, MANAGER_SOCKET};
 use nix::sys::stat::{Mode, umask};
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::asking::Asker;
 use super::circus::endpoints as circus;
 use super::console::{Color, Console, Renderer};
-use super::control::{self, About, COMMANDS_WAITING_MAX, Control, EVENTS_KEPT, Stay, Upgrades};
+use super::control::{self, About, COMMANDS_WAITING_MAX, Control, Stay, Upgrades};
+use super::events::Events;
 use super::greeting::Greeting;
 use super::history::History;
 use super::launch::Circumstances;
@@ -198,7 +199,7 @@ async fn serve(
     });
     let file = about.configuration.clone();
     let (configuration, current) = watch::channel(Arc::new(configuration));
-    let (events, _) = broadcast::channel(EVENTS_KEPT);
+    let events = Events::default();
     let (commands, inbox) = mpsc::channel(COMMANDS_WAITING_MAX);
     let (asked_upgrades, upgrades) = mpsc::channel(1);
     let (stay, staying) = watch::channel(Stay::Yes);

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use kingpole_protocol::peer::Guests;
 use kingpole_protocol::places::Address;
 use nix::unistd::{Uid, User, geteuid};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_blocking};
 
 use super::discovery;
@@ -26,7 +26,7 @@ use crate::config::model::{
 };
 use crate::shells::asking::Asker;
 use crate::shells::control::Stay;
-use crate::shells::control::wire::EventLine;
+use crate::shells::events::Events;
 use crate::shells::listeners::{HeldListener, Listeners};
 use crate::shells::log::Log;
 use crate::shells::zmtp::{Admission, Listener, Publisher, router};
@@ -43,7 +43,7 @@ pub struct Setup {
     /// Whom requests are put to.
     pub asker: Asker,
     /// What happens.
-    pub events: broadcast::Sender<Arc<EventLine>>,
+    pub events: Events,
     /// Who listens, so that clients wait while no manager is there.
     pub listeners: Listeners,
     /// Who hands out descriptors of managed sockets.

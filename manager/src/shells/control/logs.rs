@@ -7,10 +7,11 @@ use axum::extract::{Query, State};
 use axum::response::Response;
 
 use super::error::ControlError;
+use super::parameters::{self, Follow};
 use super::stored::{self, Asked, LogFile};
 use super::stream::{Gone, Lines, lines};
 use super::wire::LogEntry;
-use super::{Control, Stay, left, parameters};
+use super::{Control, Stay, left};
 use crate::config::pattern;
 use crate::shells::console::unfinished;
 use crate::shells::history::{Entry, Follower, History, Line};
@@ -23,13 +24,6 @@ const LINES_DEFAULT: usize = 20;
 
 /// Lines that are put in order together.
 const ROUND_LINES: usize = 1000;
-
-/// Whether the body ends with the lines that there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Follow {
-    Yes,
-    No,
-}
 
 /// What a client asked for.
 #[derive(Debug)]
@@ -55,12 +49,8 @@ impl Wanted {
         for (key, value) in query {
             match key.as_str() {
                 "name" => wanted.patterns.push(value.to_lowercase()),
-                "lines" => {
-                    wanted.lines = value.parse().map_err(|_| {
-                        ControlError::invalid(format!("lines={value}: a number is needed"))
-                    })?;
-                }
-                "follow" => wanted.follow = follow(&value)?,
+                "lines" => wanted.lines = parameters::number("lines", &value)?,
+                "follow" => wanted.follow = Follow::read(&value)?,
                 "since_ns" => {
                     wanted.since_ns = Some(value.parse().map_err(|_| {
                         let text = format!("since_ns={value}: nanoseconds since 1970 are needed");
@@ -99,16 +89,6 @@ impl Wanted {
         self.since_ns.is_none_or(|since| line.time_ns >= since)
             && self.source(&line.origin.watcher, line.stream)
             && (self.grep.is_none() || self.text(&String::from_utf8_lossy(&line.text)))
-    }
-}
-
-fn follow(value: &str) -> Result<Follow, ControlError> {
-    match value {
-        "1" | "true" | "" => Ok(Follow::Yes),
-        "0" | "false" => Ok(Follow::No),
-        _ => Err(ControlError::invalid(format!(
-            "follow={value}: 1 or 0 is needed"
-        ))),
     }
 }
 

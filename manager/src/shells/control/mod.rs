@@ -4,6 +4,7 @@
 
 mod door;
 pub mod error;
+mod events;
 mod logs;
 mod parameters;
 mod stored;
@@ -26,15 +27,16 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::watch;
 
 use self::door::Door;
 use self::error::ControlError;
 pub use self::upgrade::Upgrades;
-use self::wire::{EventLine, ManagerInfo};
+use self::wire::ManagerInfo;
 use crate::command::{Answer, Command, Matching, Selection};
 use crate::config::model::Configuration;
 use crate::shells::asking::Asker;
+use crate::shells::events::Events;
 use crate::shells::history::History;
 use crate::shells::kernel_report::{self, resident_kib};
 use crate::shells::listeners::HeldListener;
@@ -48,9 +50,6 @@ const BODY_BYTES_MAX: usize = 64 << 10;
 
 /// Commands that wait for their answers at once; further clients wait to be heard.
 pub const COMMANDS_WAITING_MAX: usize = 256;
-
-/// Events that wait for one slow follower; the oldest go, and it is told how many.
-pub const EVENTS_KEPT: usize = 1024;
 
 /// What does not change while a manager lives.
 #[derive(Debug)]
@@ -88,7 +87,7 @@ pub struct Control {
     /// Output of children.
     pub history: History,
     /// What happens.
-    pub events: broadcast::Sender<Arc<EventLine>>,
+    pub events: Events,
     /// The configuration as it is now.
     pub configuration: watch::Receiver<Arc<Configuration>>,
     /// Whether the manager goes on.
@@ -125,7 +124,7 @@ fn router(control: Control) -> Router {
         .route("/v1/commands", post(commands))
         .route("/v1/logs", get(logs::get))
         .route("/v1/kernel", get(kernel))
-        .route("/v1/events", get(events))
+        .route("/v1/events", get(events::get))
         .route("/v1/upgrade", get(upgrade::get).post(upgrade::post))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
@@ -269,32 +268,4 @@ async fn kernel(State(control): State<Control>) -> Result<Response, ControlError
         )),
         Err(error) => Err(internal(error)),
     }
-}
-
-async fn events(State(control): State<Control>) -> Response {
-    let mut events = control.events.subscribe();
-    let mut stay = control.stay.clone();
-    let (mut sink, response) = stream::lines();
-    tokio::spawn(async move {
-        loop {
-            let event = tokio::select! {
-                // What has happened is told before the end is looked at.
-                biased;
-                event = events.recv() => event,
-                () = sink.gone() => return,
-                () = left(&mut stay) => return,
-            };
-            let written = match event {
-                Ok(event) => sink.write(&*event).await,
-                Err(broadcast::error::RecvError::Lagged(dropped)) => {
-                    sink.write(&json!({ "dropped": dropped })).await
-                }
-                Err(broadcast::error::RecvError::Closed) => return,
-            };
-            if written.is_err() || sink.flush().await.is_err() {
-                return;
-            }
-        }
-    });
-    response
 }

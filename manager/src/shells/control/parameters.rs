@@ -12,6 +12,31 @@ pub(super) fn unknown(key: &str, known: &[&str]) -> ControlError {
     ControlError::invalid(format!("unknown parameter {key:?}; known are: {known}"))
 }
 
+/// Whether the body goes on with what comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Follow {
+    Yes,
+    No,
+}
+
+impl Follow {
+    pub(super) fn read(value: &str) -> Result<Self, ControlError> {
+        match value {
+            "1" | "true" | "" => Ok(Self::Yes),
+            "0" | "false" => Ok(Self::No),
+            _ => Err(ControlError::invalid(format!(
+                "follow={value}: 1 or 0 is needed"
+            ))),
+        }
+    }
+}
+
+/// A number.
+pub(super) fn number(key: &str, value: &str) -> Result<usize, ControlError> {
+    let number = value.parse();
+    number.map_err(|_| ControlError::invalid(format!("{key}={value}: a number is needed")))
+}
+
 /// A command from its JSON.
 pub(super) fn command(body: &[u8]) -> Result<Command, ControlError> {
     let value: Value = serde_json::from_slice(body)

@@ -11,6 +11,7 @@ use kingpole_protocol::record::Stream;
 
 use tokio::sync::mpsc;
 
+use super::wire::EventLine;
 use super::*;
 use crate::cli::client::{ManagerClient, Patience};
 use crate::cli::exit::Exit;
@@ -30,7 +31,7 @@ use kingpole_protocol::Sequence;
 struct Served {
     dir: tempfile::TempDir,
     history: History,
-    events: broadcast::Sender<Arc<EventLine>>,
+    events: Events,
     stay: watch::Sender<Stay>,
     _lock: ManagerLock,
 }
@@ -45,7 +46,7 @@ impl Served {
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
         let listener = HeldListener::from_unix(listener, Address::Unix(path));
         let history = History::default();
-        let (events, _) = broadcast::channel(4);
+        let events = Events::default();
         let (stay, staying) = watch::channel(Stay::Yes);
         let (commands, mut inbox) = mpsc::channel::<CommandRequest>(4);
         let (_, configuration) = watch::channel(Arc::new(configuration(dir.path())));
@@ -356,38 +357,64 @@ fn logs_begin_with_the_file_go_on_with_what_is_remembered_and_then_live() {
     assert_eq!([next(), next()], ["last", "ended: Ok(())"]);
 }
 
+fn reap(watcher: &str) -> EventLine {
+    EventLine::from(&Event {
+        watcher: watcher.into(),
+        at: crate::shells::clock::now(),
+        action: EventAction::Reap {
+            pid: Pid(7),
+            exit_code: -9,
+        },
+    })
+}
+
 #[test]
-fn events_are_told_to_whoever_listens() {
+fn events_of_late_are_told_and_those_that_follow() {
     let served = Served::start(status);
+    let (old, new) = (reap("My Web"), reap("db"));
+    served.events.publish(old.clone());
     let (lines, seen) = std_mpsc::channel();
     let client = served.client();
     thread::spawn(move || {
-        let _ = client.lines("/v1/events", |line| {
+        let _ = client.lines("/v1/events?follow=1", |line| {
             let _ = lines.send(String::from_utf8_lossy(line).into_owned());
             Ok(())
         });
     });
-    let action = EventAction::Reap {
-        pid: Pid(7),
-        exit_code: -9,
+    let next = || {
+        let line = seen
+            .recv_timeout(std::time::Duration::from_secs(90))
+            .unwrap();
+        serde_json::from_str::<EventLine>(&line).unwrap()
     };
-    let event = Event {
-        watcher: "My Web".into(),
-        at: crate::shells::clock::now(),
-        action,
-    };
-    let event = Arc::new(EventLine::from(&event));
-    // Nobody listens before the request has arrived.
-    while served.events.send(Arc::clone(&event)).is_err() {
-        thread::yield_now();
-    }
-    let line = seen
-        .recv_timeout(std::time::Duration::from_secs(90))
-        .unwrap();
-    let told: EventLine = serde_json::from_str(&line).unwrap();
-    assert_eq!(told, *event);
+    let told = next();
+    assert_eq!(told, old);
     assert_eq!(
         (told.topic.as_str(), told.exit_code),
         ("watcher.my_web.reap", Some(-9))
     );
+    served.events.publish(new.clone());
+    assert_eq!(next(), new);
+}
+
+#[test]
+fn who_does_not_follow_events_is_told_those_there_are() {
+    let served = Served::start(status);
+    for watcher in ["web", "db", "web"] {
+        served.events.publish(reap(watcher));
+    }
+    let told = |path: &str| {
+        let mut watchers = Vec::new();
+        let lines = served.client().lines(path, |line| {
+            let event: EventLine = serde_json::from_slice(line).unwrap();
+            watchers.push(event.watcher);
+            Ok(())
+        });
+        lines
+            .map(|()| watchers)
+            .map_err(|failure| failure.message.unwrap_or_default())
+    };
+    assert_eq!(told("/v1/events").unwrap(), ["web", "db", "web"]);
+    assert_eq!(told("/v1/events?count=2&name=w*").unwrap(), ["web", "web"]);
+    assert!(told("/v1/events?name=nope").unwrap_err().contains("nope"));
 }

@@ -15,7 +15,7 @@ mod watchdog;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{broadcast, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
@@ -24,7 +24,7 @@ use crate::command::{Change, Command, Selection, StatsRequest, Wait, WatcherStat
 use crate::config::model::{Configuration, PluginConfig};
 use crate::config::plugin_watcher::{BuiltIn, built_in};
 use crate::shells::asking::Asker;
-use crate::shells::control::wire::EventLine;
+use crate::shells::events::Events;
 use crate::shells::log::Log;
 
 /// What a plugin works with.
@@ -33,7 +33,7 @@ pub struct Tools {
     /// Whom things are asked of.
     pub asker: Asker,
     /// What happens.
-    pub events: broadcast::Sender<Arc<EventLine>>,
+    pub events: Events,
     /// Where is said what it does.
     pub log: Log,
 }
