@@ -21,6 +21,7 @@ pub mod storm;
 pub mod sys;
 pub mod text;
 pub mod wait;
+pub mod zeromq;
 
 pub use kernel::Kernel;
 pub use manager::Manager;

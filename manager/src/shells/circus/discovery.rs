@@ -26,10 +26,11 @@ pub fn parse(endpoint: &str) -> Option<SocketAddrV4> {
     address.ip().is_multicast().then_some(address)
 }
 
-/// Joins the group.
+/// Joins the group, on the interface that Linux routes it to as Circus does, and on the loopback
+/// interface, so that clients on a machine without a network find it too.
 ///
 /// # Errors
-/// What the system says.
+/// What the system says, when neither is possible.
 pub fn join(group: SocketAddrV4) -> io::Result<UdpSocket> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let descriptor = socket(AddressFamily::Inet, SockType::Datagram, flags, None)?;
@@ -39,8 +40,11 @@ pub fn join(group: SocketAddrV4) -> io::Result<UdpSocket> {
     let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, group.port());
     bind(descriptor.as_raw_fd(), &SockaddrStorage::from(any))?;
     let socket = UdpSocket::from_std(std::net::UdpSocket::from(descriptor))?;
-    socket.join_multicast_v4(*group.ip(), Ipv4Addr::UNSPECIFIED)?;
-    Ok(socket)
+    let local = socket.join_multicast_v4(*group.ip(), Ipv4Addr::LOCALHOST);
+    match socket.join_multicast_v4(*group.ip(), Ipv4Addr::UNSPECIFIED) {
+        Err(error) if local.is_err() => Err(error),
+        _ => Ok(socket),
+    }
 }
 
 /// Answers for ever.

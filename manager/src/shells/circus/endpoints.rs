@@ -4,7 +4,7 @@
 //! runs is worth more than the clients of one door.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -86,8 +86,9 @@ pub async fn serve(setup: Setup) {
     let global = setup.configuration.borrow().global.clone();
     let mut tasks = JoinSet::new();
     let control = Wanted::new("endpoint", global.endpoint.as_deref(), DEFAULT_ENDPOINT);
-    let shown = control.endpoint.to_string();
+    let mut found_at = None;
     if let Some(listener) = open(&setup, &global, control).await {
+        found_at = Some(as_endpoint(listener.address()));
         let service = CircusService {
             asker: setup.asker.clone(),
             configuration: setup.configuration.clone(),
@@ -133,9 +134,22 @@ pub async fn serve(setup: Setup) {
         }
     }
     if let Some(text) = &global.multicast_endpoint {
-        discover(text, shown, &setup.log);
+        match found_at {
+            Some(control) => discover(text, control, &setup.log),
+            None => setup.log.warning(format!(
+                "multicast_endpoint {text}: there is no endpoint to be found"
+            )),
+        }
     }
     while tasks.join_next().await.is_some() {}
+}
+
+/// Where something listens, as ZeroMQ writes it.
+fn as_endpoint(address: &Address) -> String {
+    match address {
+        Address::Unix(path) => format!("ipc://{}", path.display()),
+        Address::Tcp(address) => format!("tcp://{address}"),
+    }
 }
 
 fn discover(text: &str, control_endpoint: String, log: &Log) {
@@ -221,8 +235,11 @@ async fn listen(
         let held = listeners
             .open(key, &address)
             .map_err(|error| error.to_string())?;
-        if let (Address::Unix(path), Some(owner)) = (&address, owner) {
-            give_to(path, &owner)?;
+        if let Address::Unix(path) = &address {
+            match owner {
+                Some(owner) => give_to(path, &owner)?,
+                None => take_back(path)?,
+            }
         }
         Ok(held)
     });
@@ -272,4 +289,15 @@ fn give_to(path: &Path, owner: &str) -> Result<(), String> {
     };
     chown(path, Some(uid.as_raw()), None)
         .map_err(|error| format!("it cannot be given to endpoint_owner {owner}: {error}"))
+}
+
+/// Takes a socket file from whom an earlier configuration gave it to.
+fn take_back(path: &Path) -> Result<(), String> {
+    let own = geteuid().as_raw();
+    let data = std::fs::metadata(path).map_err(|error| error.to_string())?;
+    if data.uid() == own {
+        return Ok(());
+    }
+    chown(path, Some(own), None)
+        .map_err(|error| format!("it belongs to user {} and stays so: {error}", data.uid()))
 }
