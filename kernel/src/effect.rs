@@ -65,6 +65,13 @@ pub enum Effect {
         /// Which, and for what.
         question: Question,
     },
+    /// Count bytes for a page of a listing.
+    Count {
+        /// Whose listing.
+        session: SessionId,
+        /// Which bytes.
+        what: Countable,
+    },
     /// Find the last lines of a child's output.
     ReadTail {
         /// Who asks.
@@ -229,6 +236,15 @@ pub enum TextForm {
     Batch,
     /// As the child wrote it.
     Plain,
+}
+
+/// Bytes that the state does not count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Countable {
+    /// What each of these children has written that is still kept, without what records take besides.
+    Unread(Vec<ProcessId>),
+    /// What waits to be read by each of these clients.
+    Queued(Vec<SessionId>),
 }
 
 /// What is to be looked up.

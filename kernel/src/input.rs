@@ -114,6 +114,13 @@ pub enum Input {
         /// What came of it.
         answer: Box<Answer>,
     },
+    /// Bytes were counted for a page of a listing.
+    Counted {
+        /// Whose listing.
+        session: SessionId,
+        /// The number of each process or session that is still there, and its bytes.
+        counts: Vec<(u64, u64)>,
+    },
     /// The last lines of a child's output.
     TailRead {
         /// Who asked.

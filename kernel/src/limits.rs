@@ -83,6 +83,9 @@ pub const TAIL_BYTES_MAX: usize = 128 << 10;
 /// A page of a listing is closed once it has so many bytes (or one item).
 pub const PAGE_BYTES: usize = 64 << 10;
 
+/// Processes or sessions whose bytes are counted for one page of `stats` or `sessions`.
+pub const COUNTED_PER_PAGE: usize = 256;
+
 /// Bytes of records in one output frame. More per frame gains nothing measurable and makes others
 /// wait longer.
 pub const OUTPUT_SEND_BYTES: u64 = 64 << 10;

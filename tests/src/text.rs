@@ -639,6 +639,12 @@ fn numberless(line: &str) -> String {
     ]) {
         line = blank_behind(&line, mark);
     }
+    // In `sessions` the first number is the session's.
+    if let Some((number, session)) = line.split_once("* text ")
+        && number.parse::<u64>().is_ok()
+    {
+        line = format!("N* text {session}");
+    }
     for mark in ["out:", "err:", "closed:"] {
         if line.starts_with(mark) {
             let fields = line.splitn(4, ':').collect::<Vec<_>>();

@@ -5,7 +5,7 @@ use super::hands::Helping;
 use super::text_output::{TextHelping, look_up};
 use super::upgrading::Order;
 use super::{Kernel, room_of};
-use crate::effect::{Asker, Effect, TextForm};
+use crate::effect::{Asker, Countable, Effect, TextForm};
 use crate::input::{Input, Room};
 use crate::memory::ring::ReadMark;
 use crate::state::SessionId;
@@ -52,6 +52,10 @@ impl Kernel {
                 session,
                 answer: Box::new(look_up(question)),
             }),
+            Effect::Count { session, what } => {
+                let counts = self.count(&what);
+                Some(Input::Counted { session, counts })
+            }
             Effect::ReadTail {
                 session,
                 process,
@@ -175,13 +179,31 @@ impl Kernel {
         }
     }
 
+    /// Bytes that lie in rings and queues.
+    fn count(&self, what: &Countable) -> Vec<(u64, u64)> {
+        match what {
+            Countable::Unread(processes) => processes
+                .iter()
+                .map(|process| (process.0, self.hands.unread_bytes(&self.state, *process)))
+                .collect(),
+            Countable::Queued(sessions) => sessions
+                .iter()
+                .map(|session| (session.0, self.queued_bytes(*session)))
+                .collect(),
+        }
+    }
+
+    fn queued_bytes(&self, session: SessionId) -> u64 {
+        let connection = self.connections.get(&session);
+        let queued = connection.map_or(0, |connection| connection.queue.len());
+        u64::try_from(queued).unwrap_or(u64::MAX)
+    }
+
     pub(super) fn reply(&mut self, asker: Asker, mut reply: Reply) -> Option<Input> {
         let Asker { session, request } = asker;
         if let Reply::Sessions(page) = &mut reply {
             for item in &mut page.items {
-                let connection = self.connections.get(&SessionId(item.session));
-                let queued = connection.map_or(0, |connection| connection.queue.len());
-                item.queued_bytes = u64::try_from(queued).unwrap_or(u64::MAX);
+                item.queued_bytes = self.queued_bytes(SessionId(item.session));
             }
         }
         let frame = reply.encode(request, Fence::NONE).or_else(|error| {

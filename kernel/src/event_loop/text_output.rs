@@ -81,6 +81,22 @@ impl Hands {
         Some(Ok(TextHelping::Text { text, mark, line }))
     }
 
+    /// What a child has written that is still kept, without what records take besides; all that is
+    /// kept if its ring is damaged.
+    pub(super) fn unread_bytes(&self, state: &State, process: ProcessId) -> u64 {
+        let Some(held) = state.processes.get(&process) else {
+            return 0;
+        };
+        let ring = self
+            .children
+            .get(&process)
+            .and_then(|child| child.ring.as_ref());
+        let cursor = &held.output.cursor;
+        ring.map_or(0, |ring| {
+            ring.payload_bytes(cursor).unwrap_or(cursor.used())
+        })
+    }
+
     /// The last lines that are kept, and where the output goes on behind them.
     pub(super) fn last_lines(
         &self,

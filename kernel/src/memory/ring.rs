@@ -345,6 +345,22 @@ impl Ring {
         self.header_at(cursor.tail).map(|header| header.sequence)
     }
 
+    /// Bytes of output in all records that are kept.
+    ///
+    /// The oldest record says where its stream stands; only the other stream has to be searched for.
+    ///
+    /// # Errors
+    /// The ring is damaged.
+    pub fn payload_bytes(&self, cursor: &RingCursor) -> Result<u64, DamagedRing> {
+        if cursor.is_empty() {
+            return Ok(0);
+        }
+        let (oldest, _) = self.record_at(cursor, cursor.tail)?;
+        let [stdout_offset, stderr_offset] = self.offsets_before(cursor, &oldest)?;
+        let stdout = cursor.stdout_bytes.saturating_sub(stdout_offset);
+        Ok(stdout.saturating_add(cursor.stderr_bytes.saturating_sub(stderr_offset)))
+    }
+
     /// `bytes` bytes of whole records from `position` on, as they lie there: two pieces where they
     /// wrap. `None` when not all of that is between tail and head.
     #[must_use]
@@ -524,7 +540,8 @@ impl Ring {
             Stream::Stderr => cursor.stdout_bytes,
         };
         let mut position = first.position;
-        while position < cursor.head {
+        // A stream that never brought anything is in no record.
+        while position < cursor.head && other != 0 {
             let (record, behind) = self.record_at(cursor, position)?;
             if record.header.stream != first.header.stream {
                 other = record.header.stream_offset;

@@ -85,6 +85,8 @@ pub struct Listing {
     pub selection: Selection,
     /// The last one shown: its name, and its number where names are not unique.
     pub after: Option<(String, u64)>,
+    /// Pages that were sent.
+    pub pages: u64,
 }
 
 /// What a listing shows.

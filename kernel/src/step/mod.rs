@@ -60,6 +60,7 @@ impl Step<'_> {
             Input::Displaced { session } => self.handle_displaced(session),
             Input::Interrupt { session } => self.handle_interrupt(session),
             Input::LookedUp { session, answer } => self.handle_looked_up(session, *answer),
+            Input::Counted { session, counts } => self.handle_counted(session, &counts),
             Input::TailRead {
                 session,
                 bytes,

@@ -201,10 +201,16 @@ const STATS: &str = "\
 stats [NAME|PID ...]
 
     pid uptime               of those that run
-    exit                     status of those that ended, and how long they ran
-    kept                     bytes of the output buffer that are in use, and its size
-    in                       bytes read from the process so far
-    dropped                  of these, bytes lost because the buffer was full
+    exit ran cpu maxrss      of those that ended: status (minus a signal's number), how long they
+                             ran, processor time, most memory
+    kept                     bytes of the buffer that are in use (with 32 or more for each record),
+                             and its size
+    records                  number of the oldest record that is kept, and of the next one to come
+    in                       bytes read from the process so far, standard output + standard error;
+                             each of them is one of these three:
+    acknowledged             released by whoever read them (or thrown away by \"remove\")
+    dropped                  lost because the buffer was full
+    unread                   still kept
 ";
 
 const SET: &str = "\
@@ -223,7 +229,7 @@ const SESSIONS: &str = "\
 sessions
 
 Shows who is connected: number, text or frames, address, user, PID, since when, processes followed,
-and what it calls itself. Yours is marked with *.
+bytes that wait until it reads them, and what it calls itself. Yours is marked with *.
 ";
 
 const LEASES: &str = "\

@@ -4,7 +4,7 @@ use crate::text::make_process::{SHELL_ARGUMENTS, SHELL_LABEL};
 use crate::text::users::OwnIdentity;
 use kingpole_protocol::spec::{SocketAddress, SocketKind, SocketSpec};
 use kingpole_protocol::status::{
-    End, EndStatus, KernelStatus, LeaseInfo, ProcessInfo, SessionInfo, SocketInfo,
+    End, EndStatus, KernelStatus, LeaseInfo, OutputInfo, ProcessInfo, SessionInfo, SocketInfo,
 };
 use std::fmt::{self, Display, Formatter};
 
@@ -159,46 +159,55 @@ pub fn closed_line(name: &str, end: &End) -> String {
     )
 }
 
-/// A process's line in `stats`.
+/// A process's line in `stats`, with the bytes of output that are kept for it.
 #[must_use]
-pub fn stats_line(info: &ProcessInfo, now_ns: u64) -> String {
-    let output = &info.output;
+pub fn stats_line(info: &ProcessInfo, unread_bytes: u64, now_ns: u64) -> String {
+    let OutputInfo {
+        capacity_bytes,
+        used_bytes,
+        oldest,
+        next,
+        stdout_bytes,
+        stderr_bytes,
+        dropped_bytes,
+        ..
+    } = info.output;
+    let read = stdout_bytes.saturating_add(stderr_bytes);
+    let acknowledged = read.saturating_sub(unread_bytes.saturating_add(dropped_bytes));
     let state = match &info.end {
         None => {
             let uptime = Span(now_ns.saturating_sub(info.started_ns));
-            format!("pid={} uptime={uptime}", info.pid)
+            format!("{} pid={} uptime={uptime}", info.name, info.pid)
         }
-        Some(end) => {
-            let ran = Span(end.time_ns.saturating_sub(info.started_ns));
-            let how = match end.status {
-                EndStatus::Exited(code) => code.to_string(),
-                EndStatus::Signaled {
-                    signal,
-                    core_dumped: false,
-                } => format!("-{signal}"),
-                EndStatus::Signaled {
-                    signal,
-                    core_dumped: true,
-                } => format!("-{signal}(core)"),
-                EndStatus::Unknown => "unknown".to_owned(),
-            };
-            let cpu_ms = end.user_us.saturating_add(end.system_us) / 1000;
-            format!(
-                "exit={how} ran={ran} cpu={cpu_ms}ms maxrss={}k",
-                end.max_rss_kib
-            )
-        }
+        Some(end) => ended_line(info, end),
     };
     format!(
-        "{} {state} kept={}/{} in={}+{} records={}..{} dropped={}",
-        info.name,
-        output.used_bytes,
-        output.capacity_bytes,
-        output.stdout_bytes,
-        output.stderr_bytes,
-        output.oldest,
-        output.next,
-        output.dropped_bytes,
+        "{state} kept={used_bytes}/{capacity_bytes} records={oldest}..{next} \
+         in={stdout_bytes}+{stderr_bytes} acknowledged={acknowledged} dropped={dropped_bytes} \
+         unread={unread_bytes}"
+    )
+}
+
+/// How a process ended and what it used.
+#[must_use]
+pub fn ended_line(info: &ProcessInfo, end: &End) -> String {
+    let ran = Span(end.time_ns.saturating_sub(info.started_ns));
+    let how = match end.status {
+        EndStatus::Exited(code) => code.to_string(),
+        EndStatus::Signaled {
+            signal,
+            core_dumped: false,
+        } => format!("-{signal}"),
+        EndStatus::Signaled {
+            signal,
+            core_dumped: true,
+        } => format!("-{signal}(core)"),
+        EndStatus::Unknown => "unknown".to_owned(),
+    };
+    let cpu_ms = end.user_us.saturating_add(end.system_us) / 1000;
+    format!(
+        "{} exit={how} ran={ran} cpu={cpu_ms}ms maxrss={}k",
+        info.name, end.max_rss_kib
     )
 }
 
@@ -214,8 +223,8 @@ pub fn session_line(info: &SessionInfo, mine: u64, now_ns: u64) -> String {
         format!(" {}", info.client)
     };
     format!(
-        "{}{mark} {speaks} peer={} uid={} pid={} age={age} follows={}{client}",
-        info.session, info.peer, info.uid, info.pid, info.following,
+        "{}{mark} {speaks} peer={} uid={} pid={} age={age} follows={} queued={}{client}",
+        info.session, info.peer, info.uid, info.pid, info.following, info.queued_bytes,
     )
 }
 

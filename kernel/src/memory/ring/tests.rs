@@ -106,6 +106,19 @@ proptest! {
     }
 
     #[test]
+    fn payload_is_counted_exactly(records in records(), acknowledged in 0_u64..70) {
+        let mut filled = Filled::new(4096);
+        for (is_stderr, len, byte) in records {
+            let stream = if is_stderr { Stream::Stderr } else { Stream::Stdout };
+            filled.push(stream, &vec![byte; len]);
+        }
+        filled.cursor = filled.ring.acknowledge(&filled.cursor, Sequence(acknowledged)).unwrap();
+        let kept = filled.read_all(&ReadMark::default());
+        let bytes: usize = kept.iter().map(|(_, _, bytes)| bytes.len()).sum();
+        prop_assert_eq!(filled.ring.payload_bytes(&filled.cursor), Ok(bytes as u64));
+    }
+
+    #[test]
     fn any_damage_is_noticed_or_harmless(at in 0_usize..4096, bit in 0_u8..8) {
         let mut filled = Filled::new(4096);
         for byte in 0..40 {

@@ -1,7 +1,7 @@
 //! What Linux would do with an effect, and what it would find wrong with it.
 
 use super::{RECORDS_MAX, Ring, SPAN, World};
-use crate::effect::{Effect, Question};
+use crate::effect::{Countable, Effect, Question};
 use crate::input::{Answer, Input, LineRead, OutputPosition, ReadOutcome, Room, Started};
 use crate::memory::SlotIndex;
 use crate::memory::cursor::{EofBits, RingCursor, Sequence, Stream};
@@ -85,6 +85,19 @@ impl World {
                     false => LineRead::Yes,
                 };
                 Some(Input::LineRead { session, answer })
+            }
+            Effect::Count { session, what } => {
+                let counts = match what {
+                    Countable::Unread(processes) => processes
+                        .iter()
+                        .map(|process| (process.0, self.rings[process].cursor.used() / SPAN * 10))
+                        .collect(),
+                    Countable::Queued(sessions) => {
+                        let queued = |id| u64::from(self.congested.contains(id));
+                        sessions.iter().map(|id| (id.0, queued(id))).collect()
+                    }
+                };
+                Some(Input::Counted { session, counts })
             }
             Effect::ReadTail {
                 session, process, ..

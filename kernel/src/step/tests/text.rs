@@ -2,7 +2,9 @@
 
 use super::{World, end, stream};
 use crate::input::Input;
+use crate::limits::COUNTED_PER_PAGE;
 use crate::state::text::{Batch, TextMode};
+use crate::step::simulation::RECORDS_MAX;
 use crate::step::simulation::text_sessions::{Move, SESSIONS, Scene, play};
 use kingpole_protocol::ids::ProcessId;
 use proptest::prelude::*;
@@ -130,4 +132,34 @@ proptest! {
             prop_assert!(before.is_none_or(|before| before < number), "{before:?} then {number}");
         }
     }
+}
+
+#[test]
+fn stats_adds_up_and_comes_page_by_page() {
+    let mut world = World::new();
+    let session = world.connect();
+    let line = |world: &mut World, line: &str| {
+        let from = world.heard[&session].text.len();
+        let line = line.as_bytes().to_vec();
+        world.input(Input::Line { session, line });
+        world.heard[&session].text[from..].to_owned()
+    };
+    line(&mut world, "make process a /bin/true");
+    for _ in 0..RECORDS_MAX + 2 {
+        world.input(Input::Readable {
+            process: ProcessId(1),
+            stream: stream(false),
+        });
+    }
+    let stats = line(&mut world, "stats a");
+    let account = " in=60+0 acknowledged=0 dropped=20 unread=40\n> ";
+    assert!(stats.ends_with(account), "{stats}");
+    for number in 0..COUNTED_PER_PAGE * 2 {
+        line(&mut world, &format!("make process b{number:03} /bin/true"));
+    }
+    let stats = line(&mut world, "stats b*");
+    assert_eq!(stats.lines().count(), COUNTED_PER_PAGE * 2 + 1);
+    assert!(stats.ends_with("unread=0\n> "), "{stats}");
+    let sessions = line(&mut world, "sessions");
+    assert!(sessions.contains(" follows=0 queued=0\n> "), "{sessions}");
 }

@@ -2,13 +2,14 @@
 //! long listing needs no more memory than a short one.
 
 use super::Step;
-use crate::effect::Effect;
-use crate::limits::PAGE_BYTES;
+use crate::effect::{Countable, Effect};
+use crate::limits::{COUNTED_PER_PAGE, PAGE_BYTES};
 use crate::state::text::{Listed, Listing, TextMode};
-use crate::state::{SessionId, State};
+use crate::state::{Process, SessionId, State};
 use crate::text::render;
 use crate::text::selector::Selection;
 use kingpole_protocol::ids::ProcessId;
+use kingpole_protocol::status::SessionInfo;
 use std::ops::Bound::{self, Excluded, Unbounded};
 
 impl Step<'_> {
@@ -20,25 +21,78 @@ impl Step<'_> {
             what,
             selection,
             after: None,
+            pages: 0,
         }));
         self.continue_listing(id);
     }
 
     /// One page of a listing. The next one comes when the client has read this one.
     pub(in crate::step) fn continue_listing(&mut self, id: SessionId) {
-        let Some(session) = self.state.sessions.get_mut(&id) else {
+        let Some(mut listing) = self.take_listing(id) else {
             return;
         };
-        if !matches!(session.text.mode, TextMode::Listing(_)) {
-            return;
+        let what = match listing.what {
+            Listed::Stats => Countable::Unread(self.processes_of_page(&mut listing)),
+            Listed::Sessions => Countable::Queued(self.sessions_of_page(&mut listing)),
+            Listed::Processes | Listed::Sockets | Listed::Values | Listed::Leases => {
+                let page = self.page(&mut listing);
+                return self.send_page(id, listing, page);
+            }
+        };
+        if let Some(session) = self.state.sessions.get_mut(&id) {
+            session.text.mode = TextMode::Listing(listing);
         }
-        let TextMode::Listing(mut listing) = std::mem::take(&mut session.text.mode) else {
+        self.effects.push(Effect::Count { session: id, what });
+    }
+
+    /// The same for what only the event loop can count.
+    pub(in crate::step) fn handle_counted(&mut self, id: SessionId, counts: &[(u64, u64)]) {
+        let Some(listing) = self.take_listing(id) else {
             return;
         };
-        let is_first = listing.after.is_none();
-        let page = self.page(id, &mut listing);
+        let now_ns = self.now.unix_ns;
+        let mut page = Page::default();
+        for (number, bytes) in counts {
+            let line = match listing.what {
+                Listed::Stats => {
+                    let process = self.state.processes.get(&ProcessId(*number));
+                    process.map(|process| render::stats_line(&process.info(), *bytes, now_ns))
+                }
+                _ => {
+                    let session = self.state.sessions.get(&SessionId(*number));
+                    session.map(|session| {
+                        let info = SessionInfo {
+                            queued_bytes: *bytes,
+                            ..session.info()
+                        };
+                        render::session_line(&info, id.0, now_ns)
+                    })
+                }
+            };
+            if let Some(line) = line {
+                page.add(|text| text.extend_from_slice(line.as_bytes()));
+            }
+        }
+        page.more = listing.after.is_some();
+        self.send_page(id, listing, page);
+    }
+
+    fn take_listing(&mut self, id: SessionId) -> Option<Box<Listing>> {
+        let session = self.state.sessions.get_mut(&id)?;
+        match std::mem::take(&mut session.text.mode) {
+            TextMode::Listing(listing) => Some(listing),
+            other => {
+                session.text.mode = other;
+                None
+            }
+        }
+    }
+
+    fn send_page(&mut self, id: SessionId, mut listing: Box<Listing>, page: Page) {
+        let is_first = listing.pages == 0;
         if page.more {
             self.text(id, page.text);
+            listing.pages = listing.pages.saturating_add(1);
             if let Some(session) = self.state.sessions.get_mut(&id) {
                 session.text.mode = TextMode::Listing(listing);
             }
@@ -53,44 +107,77 @@ impl Step<'_> {
         self.effects.push(Effect::TakeRequests { session: id });
     }
 
-    fn page(&self, id: SessionId, listing: &mut Listing) -> Page {
+    /// Those that are selected, behind the last one shown, with their names.
+    fn processes_behind<'a>(
+        &'a self,
+        selection: &'a Selection,
+        after: Option<(String, u64)>,
+    ) -> impl Iterator<Item = (&'a str, &'a Process)> {
+        let from = match after {
+            Some((name, number)) => Excluded((name, ProcessId(number))),
+            None => Unbounded,
+        };
+        let names = self.state.names.range((from, Unbounded));
+        names.filter_map(move |(name, number)| {
+            let process = self.state.processes.get(number)?;
+            let is_name = |name: &str| self.is_process_name(name);
+            let shown =
+                Self::visible(process) && selection.matches(name, Some(process.pid), is_name);
+            shown.then_some((name.as_str(), &**process))
+        })
+    }
+
+    /// Those of the next page of `stats`.
+    fn processes_of_page(&self, listing: &mut Listing) -> Vec<ProcessId> {
+        let mut page = Vec::new();
+        let after = listing.after.take();
+        for (name, process) in self.processes_behind(&listing.selection, after) {
+            page.push(process.id);
+            if page.len() >= COUNTED_PER_PAGE {
+                listing.after = Some((name.to_owned(), process.id.0));
+                break;
+            }
+        }
+        page
+    }
+
+    /// Those of the next page of `sessions`.
+    fn sessions_of_page(&self, listing: &mut Listing) -> Vec<SessionId> {
+        let after = listing.after.take().map_or(0, |(_, number)| number);
+        let sessions = self
+            .state
+            .sessions
+            .range((Excluded(SessionId(after)), Unbounded));
+        let page = sessions
+            .map(|(id, _)| *id)
+            .take(COUNTED_PER_PAGE)
+            .collect::<Vec<_>>();
+        if let Some(last) = page.get(COUNTED_PER_PAGE.saturating_sub(1)) {
+            listing.after = Some((String::new(), last.0));
+        }
+        page
+    }
+
+    fn page(&self, listing: &mut Listing) -> Page {
         let mut page = Page::default();
         let selection = &listing.selection;
         let after = listing.after.take();
         let name_after = after.as_ref().map(|(name, _)| name.as_str());
-        let number_after = after.as_ref().map_or(0, |(_, number)| *number);
         let now_ns = self.now.unix_ns;
         let State {
             sockets,
             values,
             leases,
-            sessions,
             ..
         } = &*self.state;
         match listing.what {
-            Listed::Processes | Listed::Stats => {
-                let from = match &after {
-                    Some((name, number)) => Excluded((name.clone(), ProcessId(*number))),
-                    None => Unbounded,
-                };
+            Listed::Processes => {
                 let own = self.own_identity();
-                let is_name = |name: &str| self.is_process_name(name);
-                for (name, number) in self.state.names.range((from, Unbounded)) {
-                    let Some(process) = self.state.processes.get(number) else {
-                        continue;
-                    };
-                    if !Self::visible(process)
-                        || !selection.matches(name, Some(process.pid), is_name)
-                    {
-                        continue;
-                    }
+                for (name, process) in self.processes_behind(selection, after) {
                     let info = process.info();
-                    page.add(|text| match listing.what {
-                        Listed::Processes => render::push_process(text, &info, own),
-                        _ => text.extend_from_slice(render::stats_line(&info, now_ns).as_bytes()),
-                    });
+                    page.add(|text| render::push_process(text, &info, own));
                     if page.is_full() {
-                        listing.after = Some((name.clone(), number.0));
+                        listing.after = Some((name.to_owned(), process.id.0));
                         return page;
                     }
                 }
@@ -118,18 +205,6 @@ impl Step<'_> {
                     }
                 }
             }
-            Listed::Sessions => {
-                let from = (Excluded(SessionId(number_after)), Unbounded);
-                for session in sessions.range(from).map(|(_, session)| session) {
-                    let info = session.info();
-                    let line = render::session_line(&info, id.0, now_ns);
-                    page.add(|text| text.extend_from_slice(line.as_bytes()));
-                    if page.is_full() {
-                        listing.after = Some((String::new(), info.session));
-                        return page;
-                    }
-                }
-            }
             Listed::Leases => {
                 for (name, lease) in leases.range::<str, _>(behind(name_after)) {
                     let info = lease.info();
@@ -141,6 +216,8 @@ impl Step<'_> {
                     }
                 }
             }
+            // Somebody has to count first.
+            Listed::Stats | Listed::Sessions => {}
         }
         page.more = false;
         page

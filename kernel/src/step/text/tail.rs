@@ -123,9 +123,9 @@ impl Step<'_> {
             LineEnd::Within => "\n".to_owned(),
         };
         if let Some(process) = self.state.processes.get(&tail.process)
-            && process.end.is_some()
+            && let Some(end) = &process.end
         {
-            text.push_str(&render::stats_line(&process.info(), self.now.unix_ns));
+            text.push_str(&render::ended_line(&process.info(), end));
             text.push('\n');
         }
         text.push_str(crate::text::PROMPT);
