@@ -26,6 +26,7 @@ use super::plugins;
 use super::signals::Signals;
 use super::streams::{ConsoleLines, StreamsSettings};
 use super::upgrade::{self, Resumed};
+use super::zmtp::Carry;
 use crate::config::model::Configuration;
 use crate::engine::{Engine, Settings};
 
@@ -101,7 +102,7 @@ pub struct Setup {
 ///
 /// # Errors
 /// When it could not even begin; nothing has been started then.
-pub fn run(setup: Setup, lock: ManagerLock) -> Result<Ended, StartError> {
+pub fn run(mut setup: Setup, lock: ManagerLock) -> Result<Ended, StartError> {
     let pidfile = setup
         .configuration
         .global
@@ -125,12 +126,23 @@ pub fn run(setup: Setup, lock: ManagerLock) -> Result<Ended, StartError> {
         .build()
         .map_err(system("the event loop cannot be made"))?;
     let log = setup.log.clone();
-    let ended = runtime.block_on(serve(setup, listeners.clone(), control, around));
+    let arrived = setup
+        .resumed
+        .as_mut()
+        .map(|resumed| std::mem::take(&mut resumed.connections));
+    let carry = Carry::new(arrived.unwrap_or_default());
+    let ended = runtime.block_on(serve(
+        setup,
+        listeners.clone(),
+        control,
+        around,
+        carry.clone(),
+    ));
     runtime.shutdown_background();
     listeners.leave();
     if let Ok(Ended::Upgrading(plan)) = &ended {
         // Does not come back, unless neither program can be executed.
-        let reason = upgrade::replace::go(plan, &lock);
+        let reason = upgrade::replace::go(plan, &lock, carry.take());
         log.error(format!("upgrade: {reason}"));
         return Ok(Ended::Failed("this process cannot become another program"));
     }
@@ -143,6 +155,7 @@ async fn serve(
     listeners: Listeners,
     listener: HeldListener,
     around: Circumstances,
+    carry: Carry,
 ) -> Result<Ended, StartError> {
     let Setup {
         configuration,
@@ -212,6 +225,9 @@ async fn serve(
         about,
         upgrades: Upgrades::new(asked_upgrades),
     };
+    let (all_served, served) = oneshot::channel();
+    // Both servers have one; it is told when neither has any more.
+    let all_served: Arc<oneshot::Sender<()>> = Arc::new(all_served);
     let circus = circus::Setup {
         configuration: control.configuration.clone(),
         asker: control.asker.clone(),
@@ -219,17 +235,18 @@ async fn serve(
         listeners: listeners.clone(),
         kernel_socket: control.about.kernel_socket.clone(),
         working_directory: around.working_directory.clone(),
+        carry,
+        all_answered: Arc::clone(&all_served),
         stay: control.stay.clone(),
         log: log.clone(),
     };
     // On probation clients wait: for us, or for the program before.
     let (healthy, is_healthy) = watch::channel(resumed.is_none());
-    let (all_served, served) = oneshot::channel();
     let server = tokio::spawn({
         let log = log.clone();
         let mut is_healthy = is_healthy.clone();
         async move {
-            let _all_served: oneshot::Sender<()> = all_served;
+            let _all_served = all_served;
             if is_healthy.wait_for(|healthy| *healthy).await.is_err() {
                 return;
             }
@@ -280,7 +297,7 @@ async fn serve(
         served,
     };
     let ended = manager.run(inboxes, signals).await;
-    stay.send_replace(Stay::No);
+    stay.send_replace(Stay::Over);
     // Nobody who does not read keeps us here.
     let _ = tokio::time::timeout(LAST_ANSWERS_TIMEOUT, async {
         let _ = tokio::join!(server, circus);

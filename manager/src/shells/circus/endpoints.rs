@@ -11,7 +11,7 @@ use std::sync::Arc;
 use kingpole_protocol::peer::Guests;
 use kingpole_protocol::places::Address;
 use nix::unistd::{Uid, User, geteuid};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 
 use super::discovery;
@@ -29,7 +29,7 @@ use crate::shells::control::Stay;
 use crate::shells::events::Events;
 use crate::shells::listeners::{HeldListener, Listeners};
 use crate::shells::log::Log;
-use crate::shells::zmtp::{Admission, Listener, Publisher, router};
+use crate::shells::zmtp::{Admission, Carry, Listener, Publisher, router};
 
 /// Set to `off`, endpoints that no file names are not opened: for several managers on one machine, of
 /// which only one can have Circus's usual ports.
@@ -50,6 +50,10 @@ pub struct Setup {
     pub kernel_socket: PathBuf,
     /// What relative paths are relative to.
     pub working_directory: PathBuf,
+    /// Connections that go on when the manager becomes another program.
+    pub carry: Carry,
+    /// Dropped when everybody who asked is answered, after `stay` said that the manager leaves.
+    pub all_answered: Arc<oneshot::Sender<()>>,
     /// Whether the manager goes on.
     pub stay: watch::Receiver<Stay>,
     /// Where is said what happens.
@@ -94,7 +98,11 @@ pub async fn serve(setup: Setup) {
             configuration: setup.configuration.clone(),
         };
         let (stay, log) = (setup.stay.clone(), setup.log.clone());
-        tasks.spawn(router::serve(listener, service, stay, log, "endpoint"));
+        let all_answered = Arc::clone(&setup.all_answered);
+        tasks.spawn(async move {
+            let _all_answered = all_answered;
+            router::serve(listener, service, stay, log).await;
+        });
     }
     let pubsub = Wanted::new(
         "pubsub_endpoint",
@@ -107,7 +115,7 @@ pub async fn serve(setup: Setup) {
         let publisher = Publisher::default();
         let log = setup.log.clone();
         tokio::spawn(events::publish(happening, publisher.clone(), log.clone()));
-        tasks.spawn(publisher.serve(listener, setup.stay.clone(), log, "pubsub_endpoint"));
+        tasks.spawn(publisher.serve(listener, setup.stay.clone(), log));
     }
     if global.statsd {
         let stats = Wanted::new(
@@ -130,7 +138,7 @@ pub async fn serve(setup: Setup) {
                 setup.kernel_socket.clone(),
             ));
             let log = setup.log.clone();
-            tasks.spawn(publisher.serve(listener, setup.stay.clone(), log, "stats_endpoint"));
+            tasks.spawn(publisher.serve(listener, setup.stay.clone(), log));
         }
     }
     if let Some(text) = &global.multicast_endpoint {
@@ -141,6 +149,9 @@ pub async fn serve(setup: Setup) {
             )),
         }
     }
+    // Of endpoints that are not served any more.
+    drop(setup.carry.take());
+    drop(setup);
     while tasks.join_next().await.is_some() {}
 }
 
@@ -186,7 +197,7 @@ async fn open(setup: &Setup, global: &GlobalSettings, wanted: Wanted) -> Option<
         Err(reason) => Err(reason),
         Ok(admission) => listen(setup, global, key, &endpoint)
             .await
-            .map(|held| Listener::new(held, admission)),
+            .map(|held| Listener::new(held, admission, key, &setup.carry)),
     };
     match opened {
         Ok(listener) => {

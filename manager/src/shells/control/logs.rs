@@ -198,7 +198,7 @@ async fn write(
     let mut grown = history.watch();
     loop {
         grown.mark_unchanged();
-        let last_round = *stay.borrow() == Stay::No;
+        let last_round = *stay.borrow() != Stay::Yes;
         let mut round = Vec::new();
         while let Some(entry) = history.next(&mut follower) {
             match entry {

@@ -71,12 +71,14 @@ pub enum Stay {
     Yes,
     /// It has done its work: whoever follows something gets the rest of it and is let go.
     No,
+    /// Nothing happens any more, so there is nothing more to tell either.
+    Over,
 }
 
 /// Waits until the manager leaves.
 async fn left(stay: &mut watch::Receiver<Stay>) {
     // Gone without a word is gone too.
-    let _ = stay.wait_for(|stay| *stay == Stay::No).await;
+    let _ = stay.wait_for(|stay| *stay != Stay::Yes).await;
 }
 
 /// All that the control server may touch.

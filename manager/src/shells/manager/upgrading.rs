@@ -86,6 +86,7 @@ impl Running {
             attempt,
         };
         let release = going.ready.release.clone();
+        let takes_connections = going.ready.takes_connections;
         let _ = reply.send(Ok(going));
         if extent == Extent::CheckOnly {
             return;
@@ -98,6 +99,7 @@ impl Running {
             program,
             attempt,
             patience,
+            takes_connections,
             lease: None,
             left_ns: 0,
         };

@@ -22,6 +22,8 @@ use kingpole_protocol::Fence;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use super::zmtp::{CarriedConnection, CarriedState};
+
 pub use self::standby::Ready;
 
 /// How long the new manager may take until it has the kernel's facts, unless the request says.
@@ -75,6 +77,8 @@ pub struct Plan {
     pub attempt: u64,
     /// How long the new manager may take.
     pub patience: Duration,
+    /// Whether it goes on with connections of Circus's clients.
+    pub takes_connections: bool,
     /// Instance of the kernel's state, and our number in it.
     pub lease: Option<(u64, Fence)>,
     /// When this manager stopped acting, nanoseconds since 1970.
@@ -111,6 +115,10 @@ struct Carried {
     left_ns: u64,
     /// The command line of the program before, as bytes, without what concerned one start only.
     command_line: Vec<Vec<u8>>,
+    /// Connections of Circus's clients: number of the descriptor, and all else about it. Only for one who
+    /// says in its rehearsal that it takes them.
+    #[serde(default)]
+    connections: Vec<(i32, CarriedState)>,
 }
 
 /// The only version of [`Carried`] so far.
@@ -125,6 +133,8 @@ pub struct Resumed {
     pub lease: Option<(u64, Fence)>,
     /// What is to be told, once it is true.
     pub report: Report,
+    /// Connections of Circus's clients that go on.
+    pub connections: Vec<CarriedConnection>,
     /// When the one before stopped acting.
     left_ns: u64,
 }

@@ -11,6 +11,7 @@ use nix::unistd::alarm;
 
 use super::replace::{arguments, become_before, c_string, program_path};
 use super::{CARRIED_VERSION, Carried, RELEASE, Report, Resumed};
+use crate::shells::zmtp::CarriedConnection;
 use crate::sys::{self, Armed, Fallback};
 
 /// What a signal means for whoever is on probation.
@@ -33,6 +34,8 @@ struct Probation {
     /// What it left, and where.
     carried: Carried,
     memory: (i32, OwnedFd),
+    /// Of the same connections as those that wait to be served.
+    connections: Vec<(i32, OwnedFd)>,
 }
 
 /// The one of this process.
@@ -76,13 +79,25 @@ pub fn begin(memory: i32, reason: Option<String>) -> Result<Resumed, String> {
         .try_clone()
         .map_err(|error| format!("the lock of the program before: {error}"))?;
     let left_ns = carried.left_ns;
+    let (mut connections, mut kept) = (Vec::new(), Vec::new());
+    for (number, state) in &carried.connections {
+        // One that cannot be had is one that its peer has to make again.
+        if let Ok((number, own)) = adopt(*number)
+            && let Ok(socket) = own.try_clone()
+        {
+            kept.push((number, own));
+            let state = state.clone();
+            connections.push(CarriedConnection { socket, state });
+        }
+    }
     if reason.is_none() {
-        watch(carried, lock, before, memory)?;
+        watch(carried, lock, before, memory, kept)?;
     }
     Ok(Resumed {
         lock: copy,
         lease,
         report,
+        connections,
         left_ns,
     })
 }
@@ -92,6 +107,7 @@ fn watch(
     lock: (i32, OwnedFd),
     before: (i32, OwnedFd),
     memory: (i32, OwnedFd),
+    connections: Vec<(i32, OwnedFd)>,
 ) -> Result<(), String> {
     let mut all = Vec::new();
     for (signal, meaning) in MEANINGS {
@@ -103,7 +119,10 @@ fn watch(
     let fallback = Fallback {
         program: c_string(program_path(before.0))?,
         arguments: all,
-        descriptors: vec![lock.0, before.0, memory.0],
+        descriptors: [lock.0, before.0, memory.0]
+            .into_iter()
+            .chain(connections.iter().map(|(number, _)| *number))
+            .collect(),
     };
     let armed = sys::arm(fallback).map_err(|error| format!("signals: {error}"))?;
     *place() = Some(Probation {
@@ -112,6 +131,7 @@ fn watch(
         before,
         carried,
         memory,
+        connections,
     });
     let usual = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
@@ -146,6 +166,9 @@ pub fn fail(reason: &str) {
     };
     alarm::cancel();
     let numbers = [probation.lock.0, probation.before.0, probation.memory.0];
+    sys::let_through(&numbers);
+    let connections = probation.connections.iter();
+    let numbers: Vec<i32> = connections.map(|(number, _)| *number).collect();
     sys::let_through(&numbers);
     let reason = become_before(&probation.carried, probation.memory.0, reason);
     eprintln!("kingpole: upgrade: {reason}");

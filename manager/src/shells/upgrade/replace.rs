@@ -14,6 +14,7 @@ use nix::unistd::alarm;
 use super::rehearse::own_arguments;
 use super::{CARRIED_VERSION, Carried, Plan, RELEASE};
 use crate::shells::place::ManagerLock;
+use crate::shells::zmtp::CarriedConnection;
 use crate::sys;
 
 /// Signals that the change must not be lost to: they are taken up by the next program.
@@ -26,14 +27,22 @@ const HELD_BACK: [Signal; 4] = [
 
 /// Becomes the candidate, or if that cannot be executed, this program again, which then goes on.
 /// Returns only when neither is possible, with the reason.
-pub fn go(plan: &Plan, lock: &ManagerLock) -> String {
-    match try_go(plan, lock) {
+pub fn go(plan: &Plan, lock: &ManagerLock, connections: Vec<CarriedConnection>) -> String {
+    match try_go(plan, lock, connections) {
         Ok(never) => match never {},
         Err(reason) => reason,
     }
 }
 
-fn try_go(plan: &Plan, lock: &ManagerLock) -> Result<std::convert::Infallible, String> {
+fn try_go(
+    plan: &Plan,
+    lock: &ManagerLock,
+    mut connections: Vec<CarriedConnection>,
+) -> Result<std::convert::Infallible, String> {
+    if !plan.takes_connections {
+        // Their peers connect again.
+        connections.clear();
+    }
     let before = File::open("/proc/self/exe").map_err(|error| error.to_string())?;
     let carried = Carried {
         version: CARRIED_VERSION,
@@ -44,10 +53,20 @@ fn try_go(plan: &Plan, lock: &ManagerLock) -> Result<std::convert::Infallible, S
         from: RELEASE.to_owned(),
         left_ns: plan.left_ns,
         command_line: command_line(),
+        connections: connections
+            .iter()
+            .map(|connection| (connection.socket.as_raw_fd(), connection.state.clone()))
+            .collect(),
     };
     let memory = write(&carried)?;
     hold_signals_back();
     let numbers = [carried.lock, carried.program_before, memory.as_raw_fd()];
+    sys::let_through(&numbers);
+    let numbers: Vec<RawFd> = carried
+        .connections
+        .iter()
+        .map(|(number, _)| *number)
+        .collect();
     sys::let_through(&numbers);
     // The next program has no handler before it says so, and is ended then: that is what it is for.
     alarm::set(u32::try_from(plan.patience.as_secs().max(1)).unwrap_or(u32::MAX));

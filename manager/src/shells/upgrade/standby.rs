@@ -30,6 +30,9 @@ pub struct Ready {
     pub watchers: usize,
     /// Processes that it would take over or leave alone.
     pub processes: usize,
+    /// Whether it goes on with connections of Circus's clients; who does not say so does not.
+    #[serde(default)]
+    pub takes_connections: bool,
 }
 
 /// Rehearses, and says on standard output what came of it.
@@ -57,6 +60,7 @@ pub fn stand_by(configuration: Configuration, runtime_dir: &Path) -> Result<(), 
         release: super::RELEASE.to_owned(),
         watchers,
         processes,
+        takes_connections: true,
     };
     let text = serde_json::to_string(&ready).map_err(|error| error.to_string())?;
     writeln!(std::io::stdout(), "{READY_PREFIX}{text}").map_err(|error| error.to_string())

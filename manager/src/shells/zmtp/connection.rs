@@ -130,6 +130,40 @@ impl Connection {
         }
     }
 
+    /// A connection that another program has had: nothing is greeted again.
+    #[must_use]
+    pub(super) fn resumed(role: Role, dialect: Dialect, unread: &[u8]) -> Self {
+        let mut frames = FrameReader::new(role.frame_limit());
+        frames.extend(unread);
+        Self {
+            state: State::Open(dialect),
+            frames,
+            output: Vec::new(),
+            ..Self::new(role)
+        }
+    }
+
+    /// What another program needs to go on, if the peer is between two things: the version that is spoken, and the
+    /// bytes that were not looked at.
+    pub(super) fn carried(&self) -> Option<(u8, Vec<u8>)> {
+        let State::Open(dialect) = self.state else {
+            return None;
+        };
+        if !self.output.is_empty() {
+            return None;
+        }
+        let version = match dialect {
+            Dialect::V2 => 2,
+            Dialect::V3 => 3,
+        };
+        let mut unread = Vec::new();
+        for part in &self.parts {
+            write_frame(FrameKind::Part, part, &mut unread);
+        }
+        unread.extend_from_slice(self.frames.unread());
+        Some((version, unread))
+    }
+
     /// Whether messages can be exchanged.
     #[must_use]
     pub const fn is_open(&self) -> bool {

@@ -81,6 +81,12 @@ impl FrameReader {
         self.bytes.len().saturating_sub(self.next)
     }
 
+    /// Those bytes.
+    #[must_use]
+    pub fn unread(&self) -> &[u8] {
+        self.bytes.get(self.next..).unwrap_or_default()
+    }
+
     /// The next whole frame. After an error there is none any more.
     ///
     /// # Errors

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::shells::upgrade::ANSWERS_PATIENCE;
+
 /// Longest frame of a request. `set` with a long environment is some kilobytes; Linux takes no
 /// argument list above 2 MiB, and nothing that is asked comes near.
 pub const REQUEST_FRAME_BYTES_MAX: usize = 1 << 20;
@@ -46,6 +48,17 @@ pub const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long last messages may take to reach their peers when the manager leaves.
 pub const LINGER: Duration = Duration::from_millis(400);
+
+/// How long requests that are being worked on may keep a connection open once the manager leaves: a little longer than an
+/// upgrade waits for answers, so that the last word comes from whoever decides.
+pub const LEAVE_TIMEOUT: Duration = ANSWERS_PATIENCE.saturating_add(LINGER);
+
+/// Most that has arrived on a connection and is carried to the next program unread; a peer that is in the middle of more
+/// is closed.
+pub const CARRIED_UNREAD_BYTES_MAX: usize = 64 << 10;
+
+/// The same for all connections together, with what they have subscribed to.
+pub const CARRIED_BYTES_MAX: usize = 4 << 20;
 
 /// Pause after a failing accept (no descriptors left, usually).
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(200);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use kingpole_protocol::peer::{Guests, PeerError};
 use kingpole_protocol::places::Address;
 
+use super::carry::{CarriedConnection, CarriedState, Carry};
 use super::stream::Stream;
 use crate::shells::listeners::{Connection, HeldListener};
 
@@ -24,6 +25,19 @@ pub enum Admission {
 pub struct Listener {
     held: HeldListener,
     admission: Admission,
+    /// Its name among those whose connections are carried.
+    name: &'static str,
+    carry: Carry,
+    /// Connections that the program before in this process has had.
+    arrived: Vec<CarriedConnection>,
+}
+
+/// A peer that is let in.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    pub(super) stream: Stream,
+    /// What was agreed on with it, when it is not new.
+    pub(super) resumed: Option<CarriedState>,
 }
 
 /// Why there is no connection.
@@ -38,10 +52,31 @@ pub(super) enum AcceptError {
 }
 
 impl Listener {
-    /// Lets these in by that socket.
+    /// Lets these in by that socket, first those that `carry` brings under this name.
     #[must_use]
-    pub const fn new(held: HeldListener, admission: Admission) -> Self {
-        Self { held, admission }
+    pub fn new(
+        held: HeldListener,
+        admission: Admission,
+        name: &'static str,
+        carry: &Carry,
+    ) -> Self {
+        Self {
+            held,
+            admission,
+            name,
+            carry: carry.clone(),
+            arrived: carry.take_of(name),
+        }
+    }
+
+    /// What it is called.
+    pub(super) const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Where its connections go when the manager becomes another program.
+    pub(super) fn carry(&self) -> Carry {
+        self.carry.clone()
     }
 
     /// Where it is.
@@ -51,22 +86,39 @@ impl Listener {
     }
 
     /// The next peer that is let in. May be dropped at any time without losing one.
-    pub(super) async fn accept(&mut self) -> Result<Stream, AcceptError> {
-        match self.held.accept().await? {
+    pub(super) async fn accept(&mut self) -> Result<Arrival, AcceptError> {
+        if let Some(carried) = self.arrived.pop() {
+            let (stream, state) = carried.into_stream()?;
+            // Who is let in may be others now.
+            self.admit(&stream)?;
+            return Ok(Arrival {
+                stream,
+                resumed: Some(state),
+            });
+        }
+        let stream = match self.held.accept().await? {
             Connection::Tcp(stream) => {
-                if let Admission::Users(guests) = &self.admission {
-                    guests.admit_tcp(stream.peer_addr()?, stream.local_addr()?)?;
-                }
                 // Replies are small and somebody waits for each.
                 stream.set_nodelay(true)?;
-                Ok(Stream::Tcp(stream))
+                Stream::Tcp(stream)
             }
-            Connection::Unix(stream) => {
-                if let Admission::Users(guests) = &self.admission {
-                    guests.admit_unix(&stream.as_fd())?;
-                }
-                Ok(Stream::Unix(stream))
-            }
-        }
+            Connection::Unix(stream) => Stream::Unix(stream),
+        };
+        self.admit(&stream)?;
+        Ok(Arrival {
+            stream,
+            resumed: None,
+        })
+    }
+
+    fn admit(&self, stream: &Stream) -> Result<(), AcceptError> {
+        let Admission::Users(guests) = &self.admission else {
+            return Ok(());
+        };
+        match stream {
+            Stream::Tcp(stream) => guests.admit_tcp(stream.peer_addr()?, stream.local_addr()?)?,
+            Stream::Unix(stream) => guests.admit_unix(&stream.as_fd())?,
+        };
+        Ok(())
     }
 }

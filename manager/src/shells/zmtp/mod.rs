@@ -8,6 +8,7 @@
 //! since 4.0 speaks to a server that greets with it; those of 3.x speak 2.0 (spec/15), whose frames
 //! are the same. Older ones are refused.
 
+pub mod carry;
 mod complaints;
 pub mod connection;
 pub mod frame;
@@ -20,6 +21,7 @@ pub mod router;
 mod stream;
 pub mod subscriptions;
 
+pub use carry::{CarriedConnection, CarriedState, Carry};
 pub use connection::{Connection, Event, Role, Violation};
 pub use listener::{Admission, Listener};
 pub use publisher::Publisher;

@@ -12,14 +12,14 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::carry::{CarriedState, Carry};
 use super::complaints::Complaints;
 use super::connection::{Connection, Event, Role};
 use super::limits::{
     ACCEPT_PAUSE, CONNECTIONS_MAX, HANDSHAKE_TIMEOUT, LINGER, PUBLISHED_BYTES_MAX, READ_BYTES,
 };
-use super::listener::{AcceptError, Listener};
+use super::listener::{AcceptError, Arrival, Listener};
 use super::message::write_message;
-use super::router::left;
 use super::stream::Stream;
 use super::subscriptions::Subscriptions;
 use crate::engine::Level;
@@ -113,13 +113,8 @@ impl Publisher {
     }
 
     /// Serves until the manager leaves.
-    pub async fn serve(
-        self,
-        mut listener: Listener,
-        mut stay: watch::Receiver<Stay>,
-        log: Log,
-        name: &'static str,
-    ) {
+    pub async fn serve(self, mut listener: Listener, mut stay: watch::Receiver<Stay>, log: Log) {
+        let name = listener.name();
         let mut complaints = Complaints::new(log.clone(), name);
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let mut visits = JoinSet::new();
@@ -131,18 +126,19 @@ impl Publisher {
                 (place, listener.accept().await)
             };
             tokio::select! {
-                (place, stream) = accepted => match stream {
-                    Ok(stream) => {
+                (place, arrival) = accepted => match arrival {
+                    Ok(arrival) => {
                         let visit = Visit {
                             publisher: self.clone(),
                             number: next,
                             stay: stay.clone(),
                             log: log.clone(),
                             name,
+                            carry: listener.carry(),
                         };
                         next += 1;
                         visits.spawn(async move {
-                            let ended = visit.run(stream).await;
+                            let ended = visit.run(arrival).await;
                             drop(place);
                             ended
                         });
@@ -160,7 +156,7 @@ impl Publisher {
                         complaints.tell(Level::Info, &text);
                     }
                 }
-                () = left(&mut stay) => break,
+                () = over(&mut stay) => break,
             }
         }
         drop(listener);
@@ -175,6 +171,8 @@ struct Visit {
     stay: watch::Receiver<Stay>,
     log: Log,
     name: &'static str,
+    /// Where it goes when the manager becomes another program.
+    carry: Carry,
 }
 
 impl Drop for Visit {
@@ -198,11 +196,19 @@ impl Visit {
     }
 
     /// Until the peer has closed or the manager leaves; fails when the peer is let go.
-    async fn run(mut self, stream: Stream) -> Result<(), String> {
-        let (mut reader, mut writer) = tokio::io::split(stream);
-        let mut connection = Connection::new(Role::Publisher);
+    async fn run(mut self, arrival: Arrival) -> Result<(), String> {
+        let (mut reader, mut writer) = tokio::io::split(arrival.stream);
         let mut input = vec![0; READ_BYTES];
         let wake = Arc::new(Notify::new());
+        let mut connection = match arrival.resumed {
+            None => Connection::new(Role::Publisher),
+            Some(state) => {
+                let mut connection = self.resume(state, &wake)?;
+                // What the program before has left unread.
+                self.hear(&mut connection, &[], &wake)?;
+                connection
+            }
+        };
         let handshake_until = Instant::now() + HANDSHAKE_TIMEOUT;
         loop {
             if connection.is_open() && connection.output.is_empty() {
@@ -229,22 +235,58 @@ impl Visit {
                 () = handshake_end(&connection, handshake_until) => {
                     return Err("no handshake in time".to_owned());
                 }
-                () = left(&mut self.stay) => {
-                    let _ = timeout(LINGER, async {
+                () = over(&mut self.stay) => {
+                    let told = timeout(LINGER, async {
                         loop {
                             writer.write_all(&connection.output).await?;
                             connection.output.clear();
                             self.take_message(&mut connection.output);
                             if connection.output.is_empty() {
-                                return writer.shutdown().await;
+                                return std::io::Result::Ok(());
                             }
                         }
                     })
                     .await;
+                    if let Ok(Ok(())) = told {
+                        self.leave(&connection, reader.unsplit(writer));
+                    }
                     return Ok(());
                 }
             }
         }
+    }
+
+    /// Goes on with a peer of the program before.
+    fn resume(&self, state: CarriedState, wake: &Arc<Notify>) -> Result<Connection, String> {
+        let dialect = state.dialect().ok_or("an unknown version of ZMTP")?;
+        let subscriptions = Subscriptions::resumed(state.subscriptions);
+        let subscriber = Subscriber {
+            wake: Arc::clone(wake),
+            subscriptions: subscriptions.map_err(|error| error.to_string())?,
+            ..Subscriber::default()
+        };
+        self.publisher.subscribers().insert(self.number, subscriber);
+        self.publisher.changed();
+        Ok(Connection::resumed(Role::Publisher, dialect, &state.unread))
+    }
+
+    /// Leaves the peer to the next program, if there is one.
+    fn leave(&self, connection: &Connection, stream: Stream) {
+        let Some((version, unread)) = connection.carried() else {
+            return;
+        };
+        let subscriptions = match self.publisher.subscribers().get(&self.number) {
+            Some(subscriber) => subscriber.subscriptions.counts(),
+            None => return,
+        };
+        let state = CarriedState {
+            endpoint: self.name.to_owned(),
+            unix: stream.is_unix(),
+            version,
+            unread,
+            subscriptions,
+        };
+        self.carry.leave(stream, state);
     }
 
     fn hear(
@@ -307,6 +349,12 @@ impl Visit {
         drop(subscribers);
         self.tell_dropped(dropped);
     }
+}
+
+/// Until nothing happens any more; before that subscribers hear it.
+async fn over(stay: &mut watch::Receiver<Stay>) {
+    // Gone without a word is gone too.
+    let _ = stay.wait_for(|stay| *stay == Stay::Over).await;
 }
 
 async fn handshake_end(connection: &Connection, until: Instant) {

@@ -14,13 +14,14 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::carry::{CarriedState, Carry};
 use super::complaints::Complaints;
 use super::connection::{Connection, Event, Role};
 use super::limits::{
-    ACCEPT_PAUSE, CONNECTIONS_MAX, HANDSHAKE_TIMEOUT, LINGER, READ_BYTES, REPLIES_BYTES_HIGH,
-    REPLIES_BYTES_MAX, REQUESTS_AT_ONCE_MAX, STALL_TIMEOUT,
+    ACCEPT_PAUSE, CONNECTIONS_MAX, HANDSHAKE_TIMEOUT, LEAVE_TIMEOUT, LINGER, READ_BYTES,
+    REPLIES_BYTES_HIGH, REPLIES_BYTES_MAX, REQUESTS_AT_ONCE_MAX, STALL_TIMEOUT,
 };
-use super::listener::{AcceptError, Listener};
+use super::listener::{AcceptError, Arrival, Listener};
 use super::message::{Parts, write_message};
 use super::stream::Stream;
 use crate::engine::Level;
@@ -58,9 +59,8 @@ pub async fn serve(
     service: impl Service,
     mut stay: watch::Receiver<Stay>,
     log: Log,
-    name: &'static str,
 ) {
-    let mut complaints = Complaints::new(log, name);
+    let mut complaints = Complaints::new(log, listener.name());
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut visits = JoinSet::new();
     loop {
@@ -70,11 +70,15 @@ pub async fn serve(
             (place, listener.accept().await)
         };
         tokio::select! {
-            (place, stream) = accepted => match stream {
-                Ok(stream) => {
-                    let visit = Visit::new(stream, service.clone(), stay.clone());
+            (place, arrival) = accepted => match arrival {
+                Ok(arrival) => {
+                    let going_on = (listener.name(), listener.carry());
+                    let visit = Visit::new(arrival, service.clone(), stay.clone(), going_on);
                     visits.spawn(async move {
-                        let ended = visit.run().await;
+                        let ended = match visit {
+                            Some(visit) => visit.run().await,
+                            None => Ended::Left,
+                        };
                         drop(place);
                         ended
                     });
@@ -100,9 +104,9 @@ pub async fn serve(
     while visits.join_next().await.is_some() {}
 }
 
-pub(super) async fn left(stay: &mut watch::Receiver<Stay>) {
+async fn left(stay: &mut watch::Receiver<Stay>) {
     // Gone without a word is gone too.
-    let _ = stay.wait_for(|stay| *stay == Stay::No).await;
+    let _ = stay.wait_for(|stay| *stay != Stay::Yes).await;
 }
 
 enum Ended {
@@ -129,30 +133,47 @@ struct Visit<S> {
     made: mpsc::UnboundedReceiver<Option<Parts>>,
     maker: mpsc::UnboundedSender<Option<Parts>>,
     line: Line,
+    /// Where it goes when the manager becomes another program, and under which name.
+    going_on: (&'static str, Carry),
 }
 
 impl<S: Service> Visit<S> {
-    fn new(stream: Stream, service: S, stay: watch::Receiver<Stay>) -> Self {
-        let (reader, writer) = tokio::io::split(stream);
+    /// Nothing when the program before has spoken what is not spoken here.
+    fn new(
+        arrival: Arrival,
+        service: S,
+        stay: watch::Receiver<Stay>,
+        going_on: (&'static str, Carry),
+    ) -> Option<Self> {
+        let connection = match arrival.resumed {
+            None => Connection::new(Role::Router),
+            Some(state) => Connection::resumed(Role::Router, state.dialect()?, &state.unread),
+        };
+        let (reader, writer) = tokio::io::split(arrival.stream);
         // Bounded by the number of requests that are worked on.
         let (maker, made) = mpsc::unbounded_channel();
-        Self {
+        Some(Self {
             service,
             stay,
             reader,
             writer,
-            connection: Connection::new(Role::Router),
+            connection,
             working: JoinSet::new(),
             unfinished: 0,
             made,
             maker,
             line: Line::new(),
-        }
+            going_on,
+        })
     }
 
     async fn run(mut self) -> Ended {
         let mut input = vec![0; READ_BYTES];
         let mut deadline = Some(Instant::now() + HANDSHAKE_TIMEOUT);
+        // What the program before has left unread.
+        if let Err(reason) = self.hear().await {
+            return self.dismiss(reason).await;
+        }
         loop {
             let waiting = self.connection.output.len();
             if waiting > REPLIES_BYTES_MAX {
@@ -257,9 +278,9 @@ impl<S: Service> Visit<S> {
         Ended::Misbehaved(reason)
     }
 
-    /// Replies that are on their way are the last.
+    /// Replies that are on their way are the last. If the manager becomes another program, the connection goes on.
     async fn leave(mut self) -> Ended {
-        let _ = timeout(LINGER, async {
+        let answered = timeout(LEAVE_TIMEOUT, async {
             while self.unfinished > 0
                 && let Some(reply) = self.made.recv().await
             {
@@ -275,9 +296,24 @@ impl<S: Service> Visit<S> {
                     write_message(&parts, &mut self.connection.output);
                 }
             }
-            self.flush().await;
+            self.writer.write_all(&self.connection.output).await
         })
         .await;
+        if let Ok(Ok(())) = answered {
+            self.connection.output.clear();
+            if let Some((version, unread)) = self.connection.carried() {
+                let stream = self.reader.unsplit(self.writer);
+                let (endpoint, carry) = self.going_on;
+                let state = CarriedState {
+                    endpoint: endpoint.to_owned(),
+                    unix: stream.is_unix(),
+                    version,
+                    unread,
+                    subscriptions: Vec::new(),
+                };
+                carry.leave(stream, state);
+            }
+        }
         Ended::Left
     }
 

@@ -30,6 +30,26 @@ impl Subscriptions {
         Ok(())
     }
 
+    /// What another program had counted.
+    ///
+    /// # Errors
+    /// [`TooMany`].
+    pub(super) fn resumed(counts: Vec<(Vec<u8>, u32)>) -> Result<Self, TooMany> {
+        let prefixes: BTreeMap<Vec<u8>, u32> = counts.into_iter().collect();
+        match prefixes.len() > SUBSCRIPTIONS_MAX {
+            true => Err(TooMany),
+            false => Ok(Self { prefixes }),
+        }
+    }
+
+    /// Each with how often it was asked for.
+    pub(super) fn counts(&self) -> Vec<(Vec<u8>, u32)> {
+        let counts = self.prefixes.iter();
+        counts
+            .map(|(prefix, count)| (prefix.clone(), *count))
+            .collect()
+    }
+
     /// Takes one back; one that is not there is no matter.
     pub fn remove(&mut self, prefix: &[u8]) {
         if let Some(count) = self.prefixes.get_mut(prefix) {
