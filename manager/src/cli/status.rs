@@ -15,7 +15,9 @@ use super::exit::Exit;
 use super::failure::{Failure, Outcome};
 use super::table::{Align, Table, duration, size};
 use super::{kernel, print, print_json};
-use crate::command::{KernelLink, SocketState, StatusReport, WatcherStatus};
+use crate::command::{
+    KernelLink, ProcessState, Readiness, SocketState, StatusReport, WatcherStatus,
+};
 use crate::shells::control::wire::ManagerInfo;
 use crate::shells::kernel_report;
 
@@ -98,6 +100,12 @@ fn render(value: &Value) -> Result<String, Failure> {
         for note in notes(watcher) {
             text.push_str(&format!("{}: {note}\n", watcher.name));
         }
+        for process in &watcher.processes {
+            let reason = process.readiness_reason.as_ref();
+            if let Some(reason) = reason.filter(|_| process.state == ProcessState::Running) {
+                text.push_str(&format!("{}.{}: {reason}\n", watcher.name, process.worker));
+            }
+        }
     }
     for socket in &report.sockets {
         if socket.state != SocketState::Ready {
@@ -145,9 +153,15 @@ fn table(watchers: &[WatcherStatus], memory: &BTreeMap<u64, u64>) -> Table {
         ]);
         for process in &watcher.processes {
             let resident = memory.get(&u64::from(process.pid.0));
+            let state = match (process.state, process.readiness) {
+                (ProcessState::Running, Readiness::Starting | Readiness::Unready) => {
+                    process.readiness.name()
+                }
+                (state, _) => state.name(),
+            };
             let state = match process.outdated {
-                true => format!("{}, outdated", process.state.name()),
-                false => process.state.name().to_owned(),
+                true => format!("{state}, outdated"),
+                false => state.to_owned(),
             };
             table.row([
                 format!("  {}.{}", watcher.name, process.worker),
@@ -203,6 +217,8 @@ mod tests {
                 "processes": [{
                     "worker": 1, "pid": 7, "process": 3, "state": "running", "started": 1,
                     "uptime_ms": 5_000, "restarts": 2, "outdated": true, "resident_kib": 2048,
+                    "readiness": "starting",
+                    "readiness_reason": "not ready yet (tcp localhost:80): connection refused",
                 }],
             }],
             "sockets": [{"name": "web", "state": "failed", "reason": "port in use"}],
@@ -214,15 +230,15 @@ mod tests {
         assert!(lines[1].starts_with("process kernel out of reach"));
         assert_eq!(
             lines[3],
-            "WATCHER  STATE              RUNNING  PID  UPTIME  RESTARTS     RSS"
+            "WATCHER  STATE               RUNNING  PID  UPTIME  RESTARTS     RSS"
         );
         assert_eq!(
             lines[4],
-            "web      active                 1/2                      4"
+            "web      active                  1/2                      4"
         );
         assert_eq!(
             lines[5],
-            "  web.1  running, outdated             7    5.0s         2  2.0 MB"
+            "  web.1  starting, outdated             7    5.0s         2  2.0 MB"
         );
         assert_eq!(
             lines[6..],
@@ -230,6 +246,7 @@ mod tests {
                 "web: next attempt in 1.5s",
                 "web: 1 are configured; operators changed it",
                 "web: busy with restart, 1 commands wait",
+                "web.1: not ready yet (tcp localhost:80): connection refused",
                 "socket web: port in use",
                 "2 processes in the kernel belong to others; see: kingpole kernel status",
             ]

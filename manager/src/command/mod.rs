@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 
 pub use options::{Add, GetOptions, GlobalOptions, ReloadConfig, Remove, SetOptions, Stopping};
 pub use response::{
-    Answer, KernelLink, ProcessState, ProcessStatus, Refusal, RefusalKind, Response, SocketState,
-    SocketStatus, StatusReport, WatcherOutcome, WatcherPids, WatcherResult, WatcherState,
-    WatcherStatus,
+    Answer, KernelLink, ProcessState, ProcessStatus, Readiness, Refusal, RefusalKind, Response,
+    SocketState, SocketStatus, StatusReport, WatcherOutcome, WatcherPids, WatcherResult,
+    WatcherState, WatcherStatus,
 };
 pub use statistics::{
     ManagerStatistics, ProcessInfo, ProcessStatistics, SocketDetail, StatsRequest,

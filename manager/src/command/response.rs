@@ -212,6 +212,9 @@ pub struct WatcherStatus {
     pub configured: u32,
     /// How many are alive.
     pub actual: u32,
+    /// How many of them are ready.
+    #[serde(default)]
+    pub ready: u32,
     /// How many ended by themselves and were replaced, since it was first started.
     pub restarts: u64,
     /// Milliseconds until the next attempt to start a process, while it is held back.
@@ -265,6 +268,12 @@ pub struct ProcessStatus {
     pub process: ProcessId,
     /// What it does.
     pub state: ProcessState,
+    /// Whether it works already.
+    #[serde(default)]
+    pub readiness: Readiness,
+    /// Why it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readiness_reason: Option<String>,
     /// When it was started, nanoseconds of the boot clock.
     pub started: Moment,
     /// Milliseconds since then.
@@ -293,6 +302,31 @@ impl ProcessState {
         match self {
             Self::Running => "running",
             Self::Stopping => "stopping",
+        }
+    }
+}
+
+/// Whether a process works, which is more than that it runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Readiness {
+    /// It runs and is not ready yet.
+    Starting,
+    /// It is what the `ready` option asks for; without one, it runs.
+    #[default]
+    Ready,
+    /// It has failed, or was asked to stop.
+    Unready,
+}
+
+impl Readiness {
+    /// The word for people.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Unready => "not ready",
         }
     }
 }

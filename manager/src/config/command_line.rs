@@ -67,6 +67,17 @@ pub fn expand_command(
     Ok(command)
 }
 
+/// A text of a watcher with its variables replaced as in its command line. Sockets stay as they
+/// are written: their numbers mean something to the process only.
+#[must_use]
+pub fn expand_text(watcher: &WatcherConfig, spawn: &SpawnVariables<'_>, text: &str) -> String {
+    let environment = EnvironmentVariables::new(spawn.environment);
+    variables::expand(text, &|name| {
+        let known = environment.lookup(name);
+        known.or_else(|| option_text(watcher, spawn, name))
+    })
+}
+
 /// Lower-cased names of the sockets that the command line asks for.
 #[must_use]
 pub fn sockets_in_command(watcher: &WatcherConfig) -> Vec<String> {

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::model::{
     Backoff, BufferFull, EnvironmentBase, FlappingOverrides, GlobalSettings, IpVersion, Location,
-    RetryLimit, SignalNumber, SocketAddress, SocketConfig, SocketKind, StreamConfig, WatcherConfig,
+    ReadyConfig, RetryLimit, SignalNumber, SocketAddress, SocketConfig, SocketKind, StreamConfig,
+    WatcherConfig,
 };
 
 /// Default of `buffer_bytes` (ours): the 2 MB that Papa's manual promised.
@@ -21,6 +22,14 @@ pub const BACKOFF: Backoff = Backoff {
 /// Default of `hook_timeout` (ours). Hooks of existing configurations wait up to a minute for
 /// something, so it has to be longer.
 pub const HOOK_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// Default of `ready` and the times around it (ours): a process that runs is ready.
+pub const READY: ReadyConfig = ReadyConfig {
+    probe: None,
+    timeout: Duration::from_secs(60),
+    interval: Duration::from_secs(1),
+    probe_limit: Duration::from_secs(5),
+};
 
 /// Default socket backlog.
 pub const BACKLOG: u32 = 2048;
@@ -121,6 +130,7 @@ impl WatcherConfig {
             other: BTreeMap::new(),
             success_exit_codes: BTreeSet::new(),
             max_rss: None,
+            ready: READY,
             env_file: None,
             flapping: FlappingOverrides::default(),
             options: BTreeMap::new(),

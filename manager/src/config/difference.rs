@@ -288,6 +288,7 @@ fn changed(old: &WatcherConfig, new: &WatcherConfig) -> Changed {
         hook_timeout,
         success_exit_codes,
         max_rss,
+        ready,
         // What it says is in the environment.
         env_file: _,
         flapping,
@@ -377,6 +378,7 @@ fn changed(old: &WatcherConfig, new: &WatcherConfig) -> Changed {
             *success_exit_codes != new.success_exit_codes,
         ),
         ("max_rss", *max_rss != new.max_rss),
+        ("ready", *ready != new.ready),
         ("flapping", *flapping != new.flapping),
         ("options of no meaning here", *other != new.other),
     ]);

@@ -443,6 +443,24 @@ pub const WATCHER: &[Key] = &[
         "resident memory at which a process is replaced; looked at every `check_delay`",
     ),
     ours(
+        "ready",
+        "`uptime SECONDS`, `tcp HOST:PORT`, `http URL`, `exec COMMAND`",
+        "once it runs",
+        "when a process counts as ready, see [readiness](readiness.md)",
+    ),
+    ours(
+        "ready_timeout",
+        "seconds (float)",
+        "60",
+        "a process that is not ready by then has failed to start and is replaced",
+    ),
+    ours(
+        "ready_interval",
+        "seconds (float)",
+        "1",
+        "pause between two looks whether a process is ready",
+    ),
+    ours(
         "env_file",
         "path",
         "",

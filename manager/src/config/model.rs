@@ -13,6 +13,7 @@ use serde::{Serialize, Serializer};
 
 pub use super::diagnostic::{Diagnostic, Location, Severity};
 pub use super::flapping::{Flapping, FlappingOverrides};
+pub use super::probe::{Probe, ReadyConfig};
 
 /// A whole configuration: the main file and everything it includes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -286,6 +287,8 @@ pub struct WatcherConfig {
     pub success_exit_codes: BTreeSet<u8>,
     /// Resident memory at which a process is replaced, bytes (ours).
     pub max_rss: Option<u64>,
+    /// When a process counts as ready (ours).
+    pub ready: ReadyConfig,
     /// File of environment variables (ours); they are in `environment` already.
     pub env_file: Option<PathBuf>,
     /// What differs from the settings of the flapping plugin.

@@ -136,6 +136,23 @@ impl<'a> Reader<'a> {
         parsed
     }
 
+    /// What `parse` makes of the value, or an error in its words.
+    pub(super) fn parsed_or<T>(
+        &mut self,
+        key: &str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let written = self.written(key)?;
+        match parse(&written.value) {
+            Ok(value) => Some(value),
+            Err(problem) => {
+                let problem = format!("{problem}: {}", quoted(&written.entry.value));
+                self.error(written.entry, &problem);
+                None
+            }
+        }
+    }
+
     pub(super) fn boolean(&mut self, key: &str, default: bool) -> bool {
         self.parsed(
             key,

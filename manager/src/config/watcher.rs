@@ -15,6 +15,7 @@ use super::model::{
     Backoff, BufferFull, EnvironmentBase, LimitValue, Resource, RetryLimit, SignalNumber,
     WatcherConfig,
 };
+use super::probe;
 use super::section::{Findings, Reader};
 use super::stream::{self, Output};
 use super::suggest;
@@ -123,6 +124,7 @@ pub(super) fn read(
         hook_timeout: reader.seconds("hook_timeout", base.hook_timeout),
         success_exit_codes: success_exit_codes(&mut reader),
         max_rss: reader.parsed("max_rss", "a size such as 200M", coerce::size),
+        ready: probe::read(&mut reader),
         env_file: reader.some_text("env_file").map(PathBuf::from),
         flapping: super::flapping::read(&mut reader),
         ..base

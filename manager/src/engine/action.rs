@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::hook::HookRequest;
 use super::ids::{
-    CommandId, HookId, Moment, Pid, ProcessId, Ticket, WatcherKey, WorkerId, WriteId,
+    CommandId, HookId, Moment, Pid, ProbeId, ProcessId, Ticket, WatcherKey, WorkerId, WriteId,
 };
+use super::probe::ProbeRequest;
 use crate::command::Response;
 use crate::config::model::{Configuration, SignalNumber};
 
@@ -81,6 +82,13 @@ pub enum Action {
     CancelHook {
         /// Which.
         hook: HookId,
+    },
+    /// Look whether something is as it should be; answered by `Probed`. Needs no kernel.
+    Probe(ProbeRequest),
+    /// The outcome of this probe is not wanted any more; what runs for it may be ended.
+    CancelProbe {
+        /// Which.
+        probe: ProbeId,
     },
     /// Answer a command. What it promises is remembered by the kernel already.
     Reply {
@@ -213,6 +221,18 @@ pub enum EventAction {
         /// Of the process.
         pid: Pid,
     },
+    /// A process is ready, where its watcher says when that is (ours).
+    Ready {
+        /// Of the process.
+        pid: Pid,
+    },
+    /// A process did not become ready in time and is replaced (ours).
+    Unready {
+        /// Of the process.
+        pid: Pid,
+        /// Why.
+        error: String,
+    },
     /// All processes were replaced, or told to reload themselves.
     Reload,
     /// An option was changed.
@@ -245,6 +265,8 @@ impl EventAction {
             Self::Spawn { .. } => "spawn",
             Self::Reap { .. } => "reap",
             Self::Kill { .. } => "kill",
+            Self::Ready { .. } => "ready",
+            Self::Unready { .. } => "unready",
             Self::Reload => "reload",
             Self::Updated => "updated",
             Self::Add => "add",

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::ids::{Moment, ProcessId};
+use super::readiness::Progress;
 use super::worker::{Child, Drained, Stop};
 
 /// See the module.
@@ -12,6 +13,8 @@ use super::worker::{Child, Drained, Stop};
 pub(super) struct Children {
     all: BTreeMap<ProcessId, Child>,
     stopping: usize,
+    /// Those that are ready and were not asked to stop.
+    ready: usize,
     /// When to look at whom. May hold times that have lost their meaning, but never misses one.
     timers: BTreeSet<(Moment, ProcessId)>,
 }
@@ -19,22 +22,18 @@ pub(super) struct Children {
 impl Children {
     pub(super) fn insert(&mut self, id: ProcessId, child: Child) {
         self.remove(id);
-        let stop = child.stop.and_then(|stop| stop.force_at);
         self.stopping += usize::from(child.stop.is_some());
-        self.timers.extend(
-            [stop, child.expires]
-                .into_iter()
-                .flatten()
-                .map(|at| (at, id)),
-        );
+        self.ready += usize::from(counts_as_ready(&child));
+        self.timers
+            .extend(timers(&child).into_iter().flatten().map(|at| (at, id)));
         self.all.insert(id, child);
     }
 
     pub(super) fn remove(&mut self, id: ProcessId) -> Option<Child> {
         let child = self.all.remove(&id)?;
-        let stop = child.stop.and_then(|stop| stop.force_at);
         self.stopping -= usize::from(child.stop.is_some());
-        for at in [stop, child.expires].into_iter().flatten() {
+        self.ready -= usize::from(counts_as_ready(&child));
+        for at in timers(&child).into_iter().flatten() {
             self.timers.remove(&(at, id));
         }
         Some(child)
@@ -42,31 +41,31 @@ impl Children {
 
     /// Notes the progress of a stop.
     pub(super) fn set_stop(&mut self, id: ProcessId, stop: Stop) {
-        let Some(child) = self.all.get_mut(&id) else {
-            return;
-        };
-        match child.stop.replace(stop) {
-            Some(before) => {
-                if let Some(at) = before.force_at {
-                    self.timers.remove(&(at, id));
-                }
-            }
-            None => self.stopping += 1,
+        self.change(id, |child| child.stop = Some(stop));
+    }
+
+    /// Notes how far a process is on its way to be ready.
+    pub(super) fn set_progress(&mut self, id: ProcessId, progress: Progress) {
+        self.change(id, |child| child.progress = progress);
+    }
+
+    fn change(&mut self, id: ProcessId, change: impl FnOnce(&mut Child)) {
+        if let Some(mut child) = self.remove(id) {
+            change(&mut child);
+            self.insert(id, child);
         }
-        self.timers.extend(stop.force_at.map(|at| (at, id)));
     }
 
     /// Notes when each one is too old.
     pub(super) fn set_expiries(&mut self, mut expires: impl FnMut(&Child) -> Option<Moment>) {
         for (id, child) in &mut self.all {
-            let at = expires(child);
-            if let Some(before) = std::mem::replace(&mut child.expires, at) {
-                let stop = child.stop.and_then(|stop| stop.force_at);
-                if stop != Some(before) {
-                    self.timers.remove(&(before, *id));
-                }
+            let before = timers(child);
+            child.expires = expires(child);
+            for at in before.into_iter().flatten() {
+                self.timers.remove(&(at, *id));
             }
-            self.timers.extend(at.map(|at| (at, *id)));
+            let after = timers(child).into_iter().flatten();
+            self.timers.extend(after.map(|at| (at, *id)));
         }
     }
 
@@ -96,6 +95,12 @@ impl Children {
     /// How many nobody asked to stop.
     pub(super) fn settled(&self) -> usize {
         self.all.len() - self.stopping
+    }
+
+    /// How many are ready and nobody asked to stop. Whether `after_spawn` has answered for them is
+    /// not looked at.
+    pub(super) const fn ready(&self) -> usize {
+        self.ready
     }
 
     pub(super) const fn stopping(&self) -> usize {
@@ -148,6 +153,16 @@ impl Children {
     }
 }
 
+/// When a process has to be looked at.
+fn timers(child: &Child) -> [Option<Moment>; 3] {
+    let stop = child.stop.and_then(|stop| stop.force_at);
+    [stop, child.expires, child.progress.timer()]
+}
+
+fn counts_as_ready(child: &Child) -> bool {
+    child.stop.is_none() && child.progress.is_ready()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,6 +184,7 @@ mod tests {
             pid: Pid(1),
             started: Moment(0),
             expires,
+            progress: Progress::READY,
             stop: None,
             drained: Drained::NotYet,
         }

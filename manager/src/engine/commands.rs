@@ -276,6 +276,7 @@ impl Engine {
             cause: StopCause::Killed,
             signal: request.signal,
             graceful_timeout_ms: request.graceful_timeout_ms,
+            failed: false,
         };
         Ok(keys
             .into_iter()

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use super::action::{Action, Event, EventAction, Level};
 use super::ids::{
-    CommandId, Epoch, Generation, HookId, Moment, Ticket, WatcherKey, WorkerId, WriteId,
+    CommandId, Epoch, Generation, HookId, Moment, ProbeId, ProcessId, Ticket, WatcherKey, WorkerId,
+    WriteId,
 };
 use super::random::Random;
 use super::sockets::Sockets;
@@ -69,11 +70,17 @@ pub(super) enum Fault {
     WaitForHooksForEver,
     /// That a watcher is held back for flapping is not remembered.
     ForgetFlapping,
+    /// That a process is ready is not remembered.
+    ForgetReadiness,
+    /// A process counts as ready before its probe has passed.
+    ReadyTooEarly,
+    /// A process that does not become ready is left as it is.
+    WaitForReadinessForEver,
 }
 
 #[cfg(test)]
 impl Fault {
-    pub(super) const ALL: [Self; 15] = [
+    pub(super) const ALL: [Self; 18] = [
         Self::RememberTooLate,
         Self::PromiseTooEarly,
         Self::CountEndsTwice,
@@ -89,6 +96,9 @@ impl Fault {
         Self::ForgetProofs,
         Self::WaitForHooksForEver,
         Self::ForgetFlapping,
+        Self::ForgetReadiness,
+        Self::ReadyTooEarly,
+        Self::WaitForReadinessForEver,
     ];
 }
 
@@ -115,6 +125,9 @@ pub(super) struct Context {
     last_hook: u64,
     /// Hooks that are being called, and whose they are.
     hooks: BTreeMap<HookId, WatcherKey>,
+    last_probe: u64,
+    /// Probes that are being made, and what they are about.
+    probes: BTreeMap<ProbeId, (WatcherKey, ProcessId)>,
     last_write: u64,
     outstanding: BTreeMap<WriteId, WatcherKey>,
     promises: VecDeque<Promise>,
@@ -146,6 +159,8 @@ impl Context {
             last_ticket: 0,
             last_hook: 0,
             hooks: BTreeMap::new(),
+            last_probe: 0,
+            probes: BTreeMap::new(),
             last_write: 0,
             outstanding: BTreeMap::new(),
             promises: VecDeque::new(),
@@ -219,6 +234,26 @@ impl Context {
     pub(super) fn cancel_hook(&mut self, hook: HookId) {
         if self.hooks.remove(&hook).is_some() {
             self.push(Action::CancelHook { hook });
+        }
+    }
+
+    /// A number for a probe.
+    pub(super) fn next_probe(&mut self, watcher: &WatcherKey, process: ProcessId) -> ProbeId {
+        self.last_probe += 1;
+        let probe = ProbeId(self.last_probe);
+        self.probes.insert(probe, (watcher.clone(), process));
+        probe
+    }
+
+    /// A probe came to something; what it was about, unless it was cancelled.
+    pub(super) fn probed(&mut self, probe: ProbeId) -> Option<(WatcherKey, ProcessId)> {
+        self.probes.remove(&probe)
+    }
+
+    /// The outcome of a probe is not wanted any more.
+    pub(super) fn cancel_probe(&mut self, probe: ProbeId) {
+        if self.probes.remove(&probe).is_some() {
+            self.push(Action::CancelProbe { probe });
         }
     }
 
@@ -323,6 +358,8 @@ impl Context {
             | Action::ReadConfiguration { .. }
             | Action::CallHook(_)
             | Action::CancelHook { .. }
+            | Action::Probe(_)
+            | Action::CancelProbe { .. }
             | Action::Reply { .. }
             | Action::Publish(_)
             | Action::Log { .. }

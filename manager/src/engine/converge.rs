@@ -199,6 +199,7 @@ impl Watcher {
         spawning.request = Request::Sent;
         let spawning = spawning.clone();
         self.note_unproven(worker);
+        self.note_starting(worker);
         let identity = self.identity(worker, &spawning);
         let request = SpawnRequest {
             ticket: spawning.ticket,
@@ -268,11 +269,13 @@ impl Watcher {
             .config
             .max_age
             .map(|age| started + age + cx.random.duration_up_to(self.config.max_age_variance));
+        let progress = self.first_progress(cx, identity.worker, started);
         let child = Child {
             identity,
             pid,
             started,
             expires,
+            progress,
             stop: None,
             drained: Drained::NotYet,
         };

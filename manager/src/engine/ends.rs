@@ -53,6 +53,7 @@ impl Watcher {
 
     /// A live process ended.
     pub(super) fn handle_end(&mut self, cx: &mut Context, process: ProcessId, end: ProcessEnd) {
+        self.stop_looking(cx, process);
         let Some(child) = self.children.remove(process) else {
             return;
         };
@@ -100,6 +101,9 @@ impl Watcher {
                 self.log_end(cx, Level::Debug, deceased, end);
                 if how.cause.spends() && !replaced {
                     self.spend();
+                }
+                if how.failed && !replaced {
+                    self.note_failed_life(cx, deceased, end);
                 }
             }
             None => {
@@ -156,6 +160,21 @@ impl Watcher {
             }
             self.count_failure(cx, worker, end.at, &policy);
         }
+    }
+
+    /// A process was stopped because it did not do what it should, however long it lived.
+    fn note_failed_life(&mut self, cx: &mut Context, deceased: &Deceased, end: ProcessEnd) {
+        if !self.wanted() || !self.config.respawn {
+            return;
+        }
+        let worker = deceased.identity.worker;
+        self.replaced
+            .insert(worker, deceased.identity.restarts.saturating_add(1));
+        let memory = self.memory_mut();
+        memory.restarts = memory.restarts.saturating_add(1);
+        let policy = self.config.backoff;
+        self.count_failure(cx, worker, end.at, &policy);
+        self.note_flap(cx, end.at);
     }
 
     /// Whether an end is one of those that the configuration calls a success.

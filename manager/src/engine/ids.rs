@@ -103,6 +103,11 @@ number! {
     HookId(u64)
 }
 
+number! {
+    /// Recognises the outcome of one probe. Valid for one life of the engine.
+    ProbeId(u64)
+}
+
 /// Key under which a watcher is known: its name in lower case.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -4,7 +4,10 @@
 use std::collections::BTreeMap;
 
 use super::hook::HookAnswer;
-use super::ids::{CommandId, Epoch, Generation, HookId, Moment, Pid, ProcessId, Ticket, WriteId};
+use super::ids::{
+    CommandId, Epoch, Generation, HookId, Moment, Pid, ProbeId, ProcessId, Ticket, WriteId,
+};
+use super::probe::ProbeOutcome;
 use crate::command::Command;
 use crate::config::model::Configuration;
 
@@ -97,6 +100,13 @@ pub enum Input {
         hook: HookId,
         /// What it said.
         answer: HookAnswer,
+    },
+    /// A probe came to something. Not told for one that was cancelled.
+    Probed {
+        /// Of the [`ProbeRequest`](super::ProbeRequest).
+        probe: ProbeId,
+        /// What.
+        outcome: ProbeOutcome,
     },
     /// Somebody asked for something. There will be exactly one
     /// [`Action::Reply`](super::Action::Reply).

@@ -25,6 +25,10 @@ pub const KILL_AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// `check_delay` is.
 pub const CLEAN_EXIT_WAIT_MIN: Duration = Duration::from_secs(1);
 
+/// A process that is not ready when a manager finds it has at least this long still, however late
+/// it is: nobody looked while no manager was there.
+pub const READY_GRACE: Duration = Duration::from_secs(5);
+
 /// Notices to hooks (`after_stop`, `after_signal` and the like) that may wait for one watcher. A
 /// watcher of a hundred processes that are stopped together makes some hundred.
 pub const NOTICES_WAITING_MAX: usize = 1024;

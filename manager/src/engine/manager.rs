@@ -9,10 +9,11 @@ use super::context::{Context, Link};
 use super::ending::Ending;
 use super::hook::HookAnswer;
 use super::ids::{
-    CommandId, HookId, Moment, Pid, ProcessId, Ticket, WatcherKey, WorkerId, WriteId,
+    CommandId, HookId, Moment, Pid, ProbeId, ProcessId, Ticket, WatcherKey, WorkerId, WriteId,
 };
 use super::input::{Input, ProcessEnd, SpawnErrorKind};
 use super::limits::VALUE_RETRY;
+use super::probe::ProbeOutcome;
 use super::remember;
 use super::start_order::StartOrder;
 use super::watcher::{Turn, Watcher};
@@ -153,6 +154,7 @@ impl Engine {
             Input::ValueRefused { write, error } => self.handle_value_refused(write, &error),
             Input::ActionFailed { error } => self.cx.log(Level::Error, error),
             Input::HookAnswered { hook, answer } => self.handle_hook_answered(hook, answer),
+            Input::Probed { probe, outcome } => self.handle_probed(probe, outcome),
             Input::CommandReceived { command, request } => self.handle_command(command, &request),
             Input::MemoryMeasured {
                 process,
@@ -328,6 +330,7 @@ impl Engine {
         self.early_ends.clear();
         for watcher in self.watchers.values_mut() {
             watcher.drop_decisions(&mut self.cx);
+            watcher.drop_probes(&mut self.cx);
             let lost = std::mem::take(&mut watcher.spawning);
             watcher.unanswered.extend(lost);
             watcher.wake = None;
@@ -379,6 +382,16 @@ impl Engine {
         };
         if let Some(watcher) = self.watchers.get_mut(&key) {
             watcher.handle_hook_answer(&mut self.cx, hook, answer);
+        }
+        self.touch(&key);
+    }
+
+    fn handle_probed(&mut self, probe: ProbeId, outcome: ProbeOutcome) {
+        let Some((key, process)) = self.cx.probed(probe) else {
+            return;
+        };
+        if let Some(watcher) = self.watchers.get_mut(&key) {
+            watcher.handle_probed(&mut self.cx, process, probe, outcome);
         }
         self.touch(&key);
     }

@@ -26,8 +26,10 @@ mod manager;
 mod memory_limit;
 mod operation;
 mod pattern;
+pub mod probe;
 mod questions;
 mod random;
+mod readiness;
 mod reconcile;
 mod reload;
 mod remember;
@@ -48,8 +50,9 @@ pub use action::{
 };
 pub use hook::{HookAnswer, HookName, HookProcess, HookRequest, HookSubject};
 pub use ids::{
-    CommandId, Epoch, Generation, HookId, Moment, Pid, ProcessId, Ticket, WatcherKey, WorkerId,
-    WriteId,
+    CommandId, Epoch, Generation, HookId, Moment, Pid, ProbeId, ProcessId, Ticket, WatcherKey,
+    WorkerId, WriteId,
 };
 pub use input::{EndCause, HeldProcess, Input, KernelFacts, ProcessEnd, SpawnErrorKind};
 pub use manager::{Engine, Settings};
+pub use probe::{ProbeOutcome, ProbeRequest};

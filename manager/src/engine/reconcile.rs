@@ -255,14 +255,13 @@ impl Watcher {
                 self.attach_output(cx, id, pid, worker);
                 let stop = None;
                 let drained = Drained::NotYet;
-                self.children.insert(
-                    id,
-                    Child {
-                        stop,
-                        drained,
-                        ..known.clone()
-                    },
-                );
+                let mut child = Child {
+                    stop,
+                    drained,
+                    ..known.clone()
+                };
+                self.resume_looking(cx, &mut child);
+                self.children.insert(id, child);
             }
             (None, None) => {
                 self.adopt(cx, id, pid, started, identity);

@@ -97,7 +97,7 @@ impl Watcher {
                 // The last successor may still be on its way.
                 self.keep(cx);
                 let proven = self.memory().unproven.is_empty();
-                let there = self.spawning.is_empty() && self.children.settled() >= self.target();
+                let there = self.spawning.is_empty() && self.children.ready() >= self.target();
                 if there && proven {
                     self.finish_rollout(cx, rollout.method);
                 }
@@ -135,7 +135,7 @@ impl Watcher {
         self.keep(cx);
     }
 
-    /// New ones first, all at once; the old ones go when every new one is there.
+    /// New ones first, all at once; the old ones go when every new one is ready.
     fn roll_gracefully(&mut self, cx: &mut Context, rollout: Rollout, old: usize) {
         if self.has_undo() {
             self.undo_rollout(cx, rollout);
@@ -149,7 +149,7 @@ impl Watcher {
         let there = self
             .children
             .after(rollout.through)
-            .filter(|child| !child.stopping() && self.proven(child))
+            .filter(|child| self.is_ready(child))
             .count();
         if there >= target {
             self.stop_oldest(cx, usize::MAX, rollout.through);
@@ -181,7 +181,7 @@ impl Watcher {
         self.stop_processes(cx, &fresh, StopRecord::plain(StopCause::Unwanted));
     }
 
-    /// One old process at a time; the next one goes when its predecessor's successor is there and
+    /// One old process at a time; the next one goes when its predecessor's successor is ready and
     /// warmed up.
     fn roll_sequentially(&mut self, cx: &mut Context, rollout: Rollout) {
         let target = self.target();
@@ -190,6 +190,7 @@ impl Watcher {
             self.spawn_missing(cx, target - live, Pace::WarmUp);
         }
         let all_there = live >= target
+            && self.children.ready() == self.children.len()
             && self.spawning.is_empty()
             && self.memory().unproven.is_empty()
             && self.next_spawn_at <= cx.now

@@ -70,6 +70,9 @@ pub(super) struct Memory {
     /// Worker ids whose processes `after_spawn` has not answered for.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub(super) unproven: BTreeSet<WorkerId>,
+    /// Worker ids whose processes are not ready yet, where the watcher says when that is.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub(super) starting: BTreeSet<WorkerId>,
     /// How many processes ended by themselves and were replaced.
     #[serde(skip_serializing_if = "is_zero_u64")]
     pub(super) restarts: u64,
@@ -244,6 +247,9 @@ pub(super) struct StopRecord {
     /// Milliseconds other than the watcher's `graceful_timeout`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) graceful_timeout_ms: Option<u64>,
+    /// It did not do what it should, so that its end counts as a failure.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(super) failed: bool,
 }
 
 impl StopRecord {
@@ -254,6 +260,7 @@ impl StopRecord {
             cause,
             signal: None,
             graceful_timeout_ms: None,
+            failed: false,
         }
     }
 }
@@ -268,7 +275,7 @@ pub(super) enum StopCause {
     Aged,
     /// It has more memory than `max_rss`.
     Outgrown,
-    /// An operator killed this one.
+    /// An operator killed this one, or it failed a probe.
     Killed,
 }
 
@@ -319,6 +326,7 @@ mod tests {
             accounted: [ProcessId(3)].into(),
             admitted: false,
             unproven: BTreeSet::new(),
+            starting: BTreeSet::new(),
             restarts: 12,
             flaps: Flaps::default(),
             options: BTreeMap::new(),

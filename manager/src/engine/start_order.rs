@@ -108,7 +108,12 @@ fn is_starting(watcher: &Watcher, cx: &Context) -> bool {
         Some(Obstacle::Failed(_)) => true,
         Some(Obstacle::Pending(_)) => false,
         // A slow hook of one watcher holds back nobody else.
-        None => watcher.hooks.hold_back_start() || watcher.waits_for(cx).is_some(),
+        // Neither does one whose processes take long to be ready; `depends_on` is for that.
+        None => {
+            watcher.hooks.hold_back_start()
+                || watcher.waits_for(cx).is_some()
+                || watcher.all_run(cx)
+        }
     };
     begun && on_the_way && !held_back
 }

@@ -30,6 +30,7 @@ impl Watcher {
             numprocesses: self.count(),
             configured: self.config.numprocesses,
             actual: u32::try_from(self.children.len()).unwrap_or(u32::MAX),
+            ready: u32::try_from(self.ready_count()).unwrap_or(u32::MAX),
             restarts: self.memory().restarts,
             retry_in_ms,
             operation: self
@@ -52,6 +53,8 @@ impl Watcher {
             } else {
                 ProcessState::Running
             },
+            readiness: self.readiness(child),
+            readiness_reason: self.unready_reason(child),
             started: child.started,
             uptime_ms: millis(now, child.started),
             restarts: child.identity.restarts,

@@ -75,6 +75,7 @@ impl Watcher {
             force_at: None,
             force: Force::NotYet,
         };
+        self.stop_looking(cx, process);
         self.children.set_stop(process, asked);
         if self.ask_to_stop(cx, process, how) == Gate::Open {
             self.begin_patience(cx, process, how);
@@ -142,7 +143,8 @@ impl Watcher {
                 None if expired && self.wanted() => {
                     self.stop_process(cx, process, StopRecord::plain(StopCause::Aged));
                 }
-                Some(_) | None => {}
+                None => self.look(cx, process),
+                Some(_) => {}
             }
         }
     }

@@ -318,6 +318,7 @@ impl Watcher {
             return;
         }
         self.prune_proofs();
+        self.prune_starting(cx);
         self.end_late_call(cx);
         // Each round finishes a command and begins the next, or decides for a hook that is not
         // there any more, so it ends with the queues.
@@ -380,8 +381,13 @@ impl Watcher {
         }
     }
 
-    /// Whether it has what it shall have, with nothing on the way.
+    /// Whether it has what it shall have, ready, with nothing on the way.
     pub(super) fn complete(&self, cx: &Context) -> bool {
+        self.all_run(cx) && self.children.ready() >= self.target()
+    }
+
+    /// Whether it has what it shall have, ready or not, with nothing on the way.
+    pub(super) fn all_run(&self, cx: &Context) -> bool {
         self.memory.rollout.is_none()
             && self.spawning.is_empty()
             && self.memory.unproven.is_empty()

@@ -8,6 +8,7 @@
 
 use super::ids::{Moment, Pid, Ticket, WorkerId};
 use super::labels::Identity;
+use super::readiness::Progress;
 
 /// A spawn that was asked for and not answered. There is no process to speak of yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +47,8 @@ pub(super) struct Child {
     pub(super) started: Moment,
     /// When it is too old, if there is a `max_age`.
     pub(super) expires: Option<Moment>,
+    /// Whether it is ready, or how far on the way.
+    pub(super) progress: Progress,
     /// Set once it was asked to stop.
     pub(super) stop: Option<Stop>,
     /// Whether its streams have everything already, which a process can arrange by closing both.

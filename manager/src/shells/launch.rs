@@ -193,7 +193,7 @@ const fn resource_number(resource: Resource) -> u32 {
 }
 
 /// Looks up `uid` and `gid` of a watcher. Nothing when it runs as we do.
-fn resolve_ids(watcher: &WatcherConfig) -> Result<Option<ResolvedIds>, PrepareError> {
+pub(super) fn resolve_ids(watcher: &WatcherConfig) -> Result<Option<ResolvedIds>, PrepareError> {
     if watcher.uid.is_none() && watcher.gid.is_none() {
         return Ok(None);
     }

@@ -29,6 +29,7 @@ use super::link::{Holder, KernelLink, LinkEvent};
 use super::listeners::{Handing, Listeners};
 use super::log::Log;
 use super::output::{Output, OutputEvent};
+use super::probes::ProbeRunner;
 use super::signals::{ManagerSignal, Signals};
 use super::upgrade::{Plan, Ready, UpgradeRequest, probation};
 use crate::command::{Command, End, Reload, Response};
@@ -118,6 +119,8 @@ struct Running {
     next_command: u64,
     /// Calls hooks.
     hooks: HookRunner,
+    /// Looks at processes.
+    probes: ProbeRunner,
     /// Sockets whose hosts are being looked up.
     lookups: JoinSet<(String, Result<SocketSpec, PrepareError>)>,
     /// The configuration file while it is read.
@@ -152,11 +155,13 @@ impl Manager {
         } = inboxes;
         let had_terminal = std::io::stderr().is_terminal();
         let hooks = HookRunner::new(self.around.clone());
+        let probes = ProbeRunner::new(self.around.clone());
         let mut running = Running {
             manager: self,
             replies: BTreeMap::new(),
             next_command: 1,
             hooks,
+            probes,
             lookups: JoinSet::new(),
             reads: JoinSet::new(),
             interrupts: 0,
@@ -189,6 +194,9 @@ impl Manager {
                     None => return Ended::Failed("the thread that stores output has ended"),
                 },
                 news = running.hooks.next() => running.handle_hook(news),
+                (probe, outcome) = running.probes.next() => {
+                    running.input(Input::Probed { probe, outcome });
+                }
                 Some(found) = running.lookups.join_next() => {
                     if let Ok((socket, spec)) = found {
                         running.make_socket(socket, spec);
@@ -455,6 +463,11 @@ impl Running {
                 self.hooks.call(&request, &configuration);
             }
             Action::CancelHook { hook } => self.hooks.cancel(hook),
+            Action::Probe(request) => {
+                let configuration = self.manager.configuration.borrow().clone();
+                self.probes.begin(&request, &configuration);
+            }
+            Action::CancelProbe { probe } => self.probes.cancel(probe),
             Action::Log { level, text } => self.manager.log.write(level, &text),
             Action::Finished(outcome) => self.finished = Some(outcome),
         }

@@ -20,6 +20,7 @@ pub mod manager;
 pub mod output;
 pub mod place;
 pub mod plugins;
+pub mod probes;
 pub mod processes;
 pub mod signals;
 pub mod startup;

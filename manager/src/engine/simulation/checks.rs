@@ -26,6 +26,7 @@ const POLLS_AT_REST_MAX: u64 = 50;
 pub(super) fn settle_down(world: &mut World) -> Result<(), String> {
     world.kernel.calm_down();
     world.hooks.calm_down();
+    world.probes.calm_down();
     world.note(|| "--- faults stop".to_owned());
     let limit = world.now + PATIENCE;
     loop {
@@ -117,6 +118,7 @@ fn at_rest(world: &World) -> Result<(), String> {
             && memory.queue.is_empty()
             && (ageing || memory.stopping.is_empty() && memory.stopping_through.is_none());
         let idle = idle && watcher.hooks.idle() && !memory.admitted && memory.unproven.is_empty();
+        let idle = idle && memory.starting.is_empty();
         if watcher.flapping_until().is_some() {
             return Err(format!("{} flaps", watcher.key));
         }
@@ -169,6 +171,9 @@ fn at_rest(world: &World) -> Result<(), String> {
         if !world.kernel.sockets.contains(&socket.kernel_socket_name()) {
             return Err(format!("socket {} is missing", socket.name));
         }
+    }
+    if !world.probes.idle() {
+        return Err("a probe has not been answered".to_owned());
     }
     if !world.hooks.idle() {
         return Err("a hook has not answered".to_owned());

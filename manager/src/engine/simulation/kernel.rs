@@ -19,6 +19,8 @@ pub(in crate::engine) struct Behaviour {
     pub(in crate::engine) dies_at: Option<Moment>,
     /// How long it takes to end when asked, or never.
     pub(in crate::engine) obeys_after: Option<Duration>,
+    /// When it is ready, or never.
+    pub(in crate::engine) ready_at: Option<Moment>,
 }
 
 #[derive(Clone, Debug)]
@@ -43,6 +45,8 @@ pub(in crate::engine) struct Weather {
     pub(in crate::engine) failing_sockets: u64,
     /// One in so many values is refused.
     pub(in crate::engine) refused_values: u64,
+    /// One in so many children is never ready.
+    pub(in crate::engine) never_ready: u64,
 }
 
 #[derive(Debug)]
@@ -86,6 +90,9 @@ pub(in crate::engine) struct Life {
     pub(in crate::engine) started: Moment,
     pub(in crate::engine) ended: Option<Moment>,
 }
+
+/// How long a child takes at most until it is ready.
+pub(in crate::engine) const READY_WITHIN: Duration = Duration::from_secs(5);
 
 /// The signal that operators and reloads send; it stops nobody.
 pub(in crate::engine) const OPERATOR_SIGNAL: i32 = 1;
@@ -225,6 +232,8 @@ impl SimKernel {
             | Action::ReadConfiguration { .. }
             | Action::CallHook(_)
             | Action::CancelHook { .. }
+            | Action::Probe(_)
+            | Action::CancelProbe { .. }
             | Action::Reply { .. }
             | Action::Publish(_)
             | Action::Log { .. }
@@ -334,6 +343,8 @@ impl SimKernel {
             .then(|| now + random.duration_up_to(Duration::from_secs(15)));
         let obeys_after = (!one_in(random, self.weather.stubborn))
             .then(|| random.duration_up_to(Duration::from_secs(2)));
+        let ready_at = (!one_in(random, self.weather.never_ready))
+            .then(|| now + random.duration_up_to(READY_WITHIN));
         let held = HeldProcess {
             id,
             name: name.to_owned(),
@@ -347,6 +358,7 @@ impl SimKernel {
             behaviour: Behaviour {
                 dies_at,
                 obeys_after,
+                ready_at,
             },
             killed_by: None,
             ended_by_itself: false,
@@ -406,6 +418,12 @@ impl SimKernel {
             .filter(|process| process.held.ended.is_none())
     }
 
+    /// Whether a process is what its `ready` option asks for.
+    pub(in crate::engine) fn is_ready(&self, process: ProcessId, now: Moment) -> bool {
+        let ready = |it: &SimProcess| it.behaviour.ready_at.is_some_and(|at| at <= now);
+        self.processes.get(&process).is_some_and(ready)
+    }
+
     /// When the next child ends.
     pub(in crate::engine) fn next_end(&self) -> Option<Moment> {
         self.live().filter_map(SimProcess::next_end).min()
@@ -461,6 +479,7 @@ impl SimKernel {
             failing_spawns: 0,
             failing_sockets: 0,
             refused_values: 0,
+            never_ready: 0,
         };
         for process in self.processes.values_mut() {
             process.behaviour.dies_at = None;

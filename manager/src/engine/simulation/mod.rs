@@ -14,6 +14,7 @@ mod checks;
 mod hooks;
 pub(super) mod kernel;
 mod operators;
+mod probes;
 mod scenario;
 mod world;
 

@@ -12,6 +12,9 @@ use crate::config::model::{
 };
 use crate::engine::random::Random;
 
+/// Longer than any child takes, if it is ever ready.
+const READY_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// How wild a run is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mood {
@@ -98,6 +101,17 @@ fn watcher(random: &mut Random, index: u64, mood: Mood, hooked: Hooked) -> Watch
         for (key, value) in hooks::options(name) {
             put(&key, value);
         }
+    }
+    match random.up_to(3) {
+        0 => put(
+            "ready",
+            format!("uptime {}", seconds(700 * random.up_to(4))),
+        ),
+        1 => {
+            put("ready", "tcp 127.0.0.1:1".to_owned());
+            put("ready_timeout", READY_TIMEOUT.as_secs().to_string());
+        }
+        _ => {}
     }
     if mood == Mood::Wild {
         put("autostart", (!one_in(random, 6)).to_string());
@@ -199,6 +213,10 @@ pub(super) fn weather(random: &mut Random, mood: Mood) -> Weather {
         stubborn: [0, 3][usize::from(one_in(random, 2))],
         failing_spawns: [0, 0, 3, 8][usize::try_from(random.up_to(3)).unwrap_or(0)],
         failing_sockets: [0, 2][usize::from(one_in(random, 2))],
+        never_ready: match mood {
+            Mood::Quiet => 0,
+            Mood::Wild => [0, 5][usize::from(one_in(random, 2))],
+        },
         refused_values: match mood {
             Mood::Quiet => 0,
             Mood::Wild => [0, 0, 0, 20][usize::try_from(random.up_to(3)).unwrap_or(0)],

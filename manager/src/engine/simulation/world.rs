@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::hooks::SimHooks;
 use super::kernel::{SOMEBODY, SimKernel, one_in};
 use super::operators::{Model, random_command, random_ending};
+use super::probes::SimProbes;
 use super::scenario::{self, Hooked, Mood};
 use crate::command::{Command, RefusalKind, Response};
 use crate::config::model::Configuration;
@@ -38,6 +39,7 @@ pub(super) struct World {
     pub(super) waiting: BTreeMap<CommandId, usize>,
     pub(super) reaps: BTreeMap<Pid, u32>,
     pub(super) hooks: SimHooks,
+    pub(super) probes: SimProbes,
     pub(super) log: VecDeque<String>,
     pub(super) polls: u64,
     /// Commands for which the file is to be read.
@@ -111,6 +113,7 @@ impl World {
             waiting: BTreeMap::new(),
             reaps: BTreeMap::new(),
             hooks: SimHooks::new(hook_weather),
+            probes: SimProbes::new(mood),
             log: VecDeque::new(),
             polls: 0,
             reads: Vec::new(),
@@ -251,12 +254,17 @@ impl World {
     fn route(&mut self, action: Action) -> Result<(), String> {
         match action {
             Action::Reply { command, response } => self.hear_reply(command, &response),
-            Action::Publish(event) => {
-                if let EventAction::Reap { pid, exit_code: _ } = event.action {
+            Action::Publish(event) => match event.action {
+                EventAction::Reap { pid, exit_code: _ } => {
                     *self.reaps.entry(pid).or_default() += 1;
+                    Ok(())
                 }
-                Ok(())
-            }
+                EventAction::Ready { pid } => {
+                    let config = self.configuration.watcher(&event.watcher);
+                    super::probes::check_ready(&self.kernel, config, pid, self.now)
+                }
+                _ => Ok(()),
+            },
             Action::Log { .. } | Action::Configure(_) => Ok(()),
             Action::MeasureMemory { processes } => {
                 for (process, _) in processes {
@@ -277,6 +285,8 @@ impl World {
             }
             Action::CallHook(request) => self.hooks.call(request, self.now, &mut self.random),
             Action::CancelHook { hook } => self.hooks.cancel(hook),
+            Action::Probe(request) => self.probes.begin(request, self.now, &mut self.random),
+            Action::CancelProbe { probe } => self.probes.cancel(probe),
             Action::Finished(outcome) => {
                 let configuration = self.configuration.clone();
                 self.story.push(Chapter::Left {
@@ -396,6 +406,7 @@ impl World {
             drain.map(|(at, _)| *at),
             self.kernel.next_end(),
             self.hooks.next_answer(),
+            self.probes.next_outcome(),
         ];
         moments.into_iter().flatten().min()
     }
@@ -430,6 +441,9 @@ impl World {
             }
         }
         for input in self.hooks.answers(self.now) {
+            self.tell(input)?;
+        }
+        for input in self.probes.outcomes(&self.kernel, self.now) {
             self.tell(input)?;
         }
         let due = self.engine.as_ref().and_then(Engine::poll_deadline);
@@ -526,6 +540,7 @@ impl World {
         self.engine = None;
         self.session = None;
         self.hooks.manager_gone();
+        self.probes.manager_gone();
         self.waiting.clear();
         self.reads.clear();
     }
@@ -703,6 +718,7 @@ fn brief(input: &Input) -> String {
         | Input::ValueRefused { .. }
         | Input::ActionFailed { .. }
         | Input::HookAnswered { .. }
+        | Input::Probed { .. }
         | Input::MemoryMeasured { .. }
         | Input::CommandReceived { .. } => format!("{input:?}"),
     }

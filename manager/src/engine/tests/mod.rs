@@ -6,6 +6,7 @@ mod commands;
 mod ending;
 mod flapping;
 mod hooks;
+mod readiness;
 mod recovering;
 mod reloading;
 mod starting;
@@ -28,6 +29,7 @@ const CALM: Weather = Weather {
     failing_spawns: 0,
     failing_sockets: 0,
     refused_values: 0,
+    never_ready: 0,
 };
 
 /// A watcher of some name, to be changed further.
@@ -84,6 +86,8 @@ struct Bench {
     configured: Option<std::sync::Arc<Configuration>>,
     /// Hooks that were called and not cancelled.
     called: Vec<HookRequest>,
+    /// Probes that were asked for and not cancelled.
+    probed: Vec<ProbeRequest>,
 }
 
 impl Bench {
@@ -113,6 +117,7 @@ impl Bench {
             asked: Vec::new(),
             hold_values: false,
             called: Vec::new(),
+            probed: Vec::new(),
         };
         bench.connect();
         bench
@@ -142,6 +147,7 @@ impl Bench {
             asked: Vec::new(),
             hold_values: false,
             called: Vec::new(),
+            probed: Vec::new(),
         };
         next.connect();
         next
@@ -183,6 +189,8 @@ impl Bench {
             }
             Action::CallHook(request) => self.called.push(request),
             Action::CancelHook { hook } => self.called.retain(|request| request.id != hook),
+            Action::Probe(request) => self.probed.push(request),
+            Action::CancelProbe { probe } => self.probed.retain(|request| request.id != probe),
             Action::Log { .. } => {}
             Action::Configure(configuration) => self.configured = Some(configuration),
             Action::MeasureMemory { processes } => {

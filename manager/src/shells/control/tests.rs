@@ -16,7 +16,9 @@ use super::*;
 use crate::cli::client::{ManagerClient, Patience};
 use crate::cli::exit::Exit;
 use crate::command::{Change, KernelLink, Refusal, RefusalKind, StatusReport, Wait, WatcherStatus};
-use crate::command::{ProcessState, ProcessStatus, Response as CommandResponse, WatcherState};
+use crate::command::{
+    ProcessState, ProcessStatus, Readiness, Response as CommandResponse, WatcherState,
+};
 use crate::config::model::{
     FileStreamConfig, GlobalSettings, LineFormat, Location, StreamConfig, WatcherConfig,
 };
@@ -146,6 +148,8 @@ fn status(_: Command) -> Option<CommandResponse> {
         pid: Pid(std::process::id()),
         process: ProcessId(1),
         state: ProcessState::Running,
+        readiness: Readiness::Ready,
+        readiness_reason: None,
         started: Moment(1),
         uptime_ms: 5,
         restarts: 0,
@@ -158,6 +162,7 @@ fn status(_: Command) -> Option<CommandResponse> {
         numprocesses: 1,
         configured: 1,
         actual: 1,
+        ready: 1,
         restarts: 0,
         retry_in_ms: None,
         operation: None,

@@ -130,7 +130,7 @@ pub struct EventLine {
     /// The hook it is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hook: Option<String>,
-    /// Why the hook failed.
+    /// Why the hook failed, or the process is not ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
@@ -150,7 +150,13 @@ impl From<&Event> for EventLine {
             error: None,
         };
         match &event.action {
-            EventAction::Spawn { pid } | EventAction::Kill { pid } => line.pid = Some(pid.0),
+            EventAction::Spawn { pid } | EventAction::Kill { pid } | EventAction::Ready { pid } => {
+                line.pid = Some(pid.0);
+            }
+            EventAction::Unready { pid, error } => {
+                line.pid = Some(pid.0);
+                line.error = Some(error.clone());
+            }
             EventAction::Reap { pid, exit_code } => {
                 line.pid = Some(pid.0);
                 line.exit_code = Some(*exit_code);

@@ -6,7 +6,7 @@ mod context;
 mod limits;
 mod lines;
 mod news;
-mod program;
+pub(in crate::shells) mod program;
 mod python;
 
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! Starting programs of hooks, and ending them with everything they started.
+//! Starting programs of hooks and probes, and ending them with everything they started.
 
 use std::process::Stdio;
 
@@ -7,14 +7,14 @@ use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 
 /// A program in a process group of its own, which ends when this is dropped.
-pub(super) struct Program {
-    pub(super) child: Child,
+pub(in crate::shells) struct Program {
+    pub(in crate::shells) child: Child,
     group: Option<Pid>,
 }
 
 impl Program {
     /// Starts it with pipes on all three standard descriptors.
-    pub(super) fn start(command: &mut Command) -> std::io::Result<Self> {
+    pub(in crate::shells) fn start(command: &mut Command) -> std::io::Result<Self> {
         let child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -30,7 +30,7 @@ impl Program {
     }
 
     /// It has been waited for: its number may belong to somebody else from now on.
-    pub(super) const fn is_over(&mut self) {
+    pub(in crate::shells) const fn is_over(&mut self) {
         self.group = None;
     }
 }

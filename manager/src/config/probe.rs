@@ -1,0 +1,193 @@
+//! What a probe looks at: the value of `ready`, which is a word for the kind and what it needs.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+
+use super::coerce;
+use super::defaults;
+use super::http_address::HttpAddress;
+use super::ini::strip;
+use super::model::as_seconds;
+use super::section::Reader;
+use super::suggest;
+use super::variables;
+use super::words;
+
+/// How it is found out whether a process is ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// It has run for so long.
+    Uptime(Duration),
+    /// It says so itself, by systemd's protocol.
+    Notify,
+    /// Something accepts a connection at `HOST:PORT`, as written.
+    Tcp(String),
+    /// A GET of this URL, as written, is answered with a status from 200 to 399.
+    Http(String),
+    /// This command line, as written, ends with exit status 0.
+    Exec(String),
+    /// It writes a line that this regular expression matches.
+    Log(String),
+}
+
+/// When a process counts as ready.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ReadyConfig {
+    /// How it is found out; a process that runs is ready when absent.
+    pub probe: Option<Probe>,
+    /// How long a process may take after its start.
+    #[serde(serialize_with = "as_seconds")]
+    pub timeout: Duration,
+    /// Pause between two attempts of a probe.
+    #[serde(serialize_with = "as_seconds")]
+    pub interval: Duration,
+    /// How long one attempt may take.
+    #[serde(serialize_with = "as_seconds")]
+    pub probe_limit: Duration,
+}
+
+/// Reads `ready` and what belongs to it.
+pub(super) fn read(reader: &mut Reader<'_>) -> ReadyConfig {
+    let plain = defaults::READY;
+    ReadyConfig {
+        probe: reader.parsed_or("ready", Probe::parse),
+        timeout: reader.seconds("ready_timeout", plain.timeout),
+        interval: reader.seconds("ready_interval", plain.interval),
+        ..plain
+    }
+}
+
+/// The word of each kind, and what has to stand behind it.
+const KINDS: [(&str, &str); 4] = [
+    ("uptime", "SECONDS"),
+    ("tcp", "HOST:PORT"),
+    ("http", "URL"),
+    ("exec", "COMMAND"),
+];
+
+impl Probe {
+    /// Reads a value.
+    ///
+    /// # Errors
+    /// What is wrong with it, to stand behind the name of the option.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let text = strip(text);
+        let (kind, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
+        let rest = strip(rest);
+        match kind.to_lowercase().as_str() {
+            "uptime" => coerce::float(rest)
+                .and_then(coerce::duration)
+                .map(Self::Uptime)
+                .ok_or_else(|| "needs a number of seconds behind uptime".to_owned()),
+            "tcp" if is_address(rest) => Ok(Self::Tcp(rest.to_owned())),
+            "tcp" => Err("needs HOST:PORT behind tcp".to_owned()),
+            "http" => match HttpAddress::parse(&with_placeholders(rest)) {
+                Some(_) => Ok(Self::Http(rest.to_owned())),
+                None => Err("needs an address of http:// behind http".to_owned()),
+            },
+            "exec" => match words::split(rest) {
+                Ok(words) if words.is_empty() => Err("needs a command behind exec".to_owned()),
+                Ok(_) => Ok(Self::Exec(rest.to_owned())),
+                Err(error) => Err(format!("cannot be split into words: {error}")),
+            },
+            other if other.starts_with("http://") => {
+                Err("needs the word http before the address".to_owned())
+            }
+            other => {
+                let kinds = KINDS.map(|(kind, what)| format!("{kind} {what}"));
+                let hint = suggest::nearest(other, KINDS.map(|(kind, _)| kind))
+                    .map(|meant| format!("; did you mean {meant}?"))
+                    .unwrap_or_default();
+                Err(format!("must be {}{hint}", kinds.join(", ")))
+            }
+        }
+    }
+}
+
+/// With something in the place of each variable, which are replaced when a process is looked at.
+fn with_placeholders(text: &str) -> String {
+    variables::expand(text, &|_| Some("1".to_owned()))
+}
+
+/// Whether it is `HOST:PORT`, once its variables are replaced.
+fn is_address(text: &str) -> bool {
+    let text = with_placeholders(text);
+    let clean = text.chars().all(|c| c.is_ascii_graphic());
+    let parts = text.rsplit_once(':');
+    clean && parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+}
+
+/// As it is written.
+impl fmt::Display for Probe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Uptime(time) => write!(f, "uptime {}", time.as_secs_f64()),
+            Self::Notify => f.write_str("notify"),
+            Self::Tcp(address) => write!(f, "tcp {address}"),
+            Self::Http(url) => write!(f, "http {url}"),
+            Self::Exec(command) => write!(f, "exec {command}"),
+            Self::Log(regex) => write!(f, "log {regex}"),
+        }
+    }
+}
+
+impl Serialize for Probe {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_is_read_and_written_alike() {
+        for text in [
+            "uptime 5",
+            "uptime 0.5",
+            "tcp 127.0.0.1:80",
+            "tcp [::1]:80$(circus.wid)",
+            "http http://127.0.0.1:$(circus.env.port)/health",
+            "exec test -e 'a b'",
+        ] {
+            let probe = Probe::parse(text).expect(text);
+            assert_eq!(probe.to_string(), text);
+        }
+        assert_eq!(
+            Probe::parse(" UPTIME  2 "),
+            Ok(Probe::Uptime(Duration::from_secs(2)))
+        );
+    }
+
+    #[test]
+    fn what_is_no_probe_says_what_would_be() {
+        for (text, problem) in [
+            ("uptime", "needs a number of seconds behind uptime"),
+            ("uptime -1", "needs a number of seconds behind uptime"),
+            ("tcp 80", "needs HOST:PORT behind tcp"),
+            ("tcp :80", "needs HOST:PORT behind tcp"),
+            ("tcp localhost:http", "needs HOST:PORT behind tcp"),
+            ("http x", "needs an address of http:// behind http"),
+            ("http https://x/", "needs an address of http:// behind http"),
+            ("http://x/", "needs the word http before the address"),
+            ("exec", "needs a command behind exec"),
+            (
+                "exec 'a",
+                "cannot be split into words: no closing quotation mark",
+            ),
+            (
+                "uptme 3",
+                "must be uptime SECONDS, tcp HOST:PORT, http URL, exec COMMAND; did you mean uptime?",
+            ),
+            (
+                "",
+                "must be uptime SECONDS, tcp HOST:PORT, http URL, exec COMMAND",
+            ),
+        ] {
+            assert_eq!(Probe::parse(text), Err(problem.to_owned()), "{text}");
+        }
+    }
+}

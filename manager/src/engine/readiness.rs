@@ -1,0 +1,384 @@
+//! Whether processes are ready: what was started is not yet what works.
+//!
+//! | readiness  | meaning                                    | next                                   |
+//! |------------|--------------------------------------------|----------------------------------------|
+//! | `Starting` | it runs, and its probe has not passed yet  | passed: `Ready`; too late: `Unready`   |
+//! | `Ready`    | it works; so is what has no `ready` option | stays                                  |
+//! | `Unready`  | it has failed to start, and is replaced    | its end, which counts as a failure     |
+//!
+//! [`Watcher::is_ready`] is the one place that says whether a process counts; reloads and starts ask it.
+//!
+//! That a process is not ready yet is remembered before it is started (`Memory::starting`), and
+//! forgotten when it is. So a process that was ready stays it under every later manager, and one
+//! that was not is looked at again; what an earlier manager has seen and could not remember costs
+//! another look at most.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::action::{Action, EventAction, Level};
+use super::context::Context;
+#[cfg(test)]
+use super::context::Fault;
+use super::ids::{Moment, ProbeId, ProcessId, WorkerId};
+use super::limits::READY_GRACE;
+use super::probe::{ProbeOutcome, ProbeRequest};
+use super::remember::{StopCause, StopRecord};
+use super::watcher::{Standing, Watcher};
+use super::worker::Child;
+use crate::command::{Readiness, Stopping};
+use crate::config::model::Probe;
+
+/// How far a process is on its way to be ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Progress {
+    pub(super) readiness: Readiness,
+    /// Why the last look failed.
+    pub(super) why: Option<String>,
+    /// When it has to be ready at the latest; never, while it only has to run for a while.
+    deadline: Option<Moment>,
+    /// When to look next.
+    look_at: Option<Moment>,
+    running: Option<Running>,
+}
+
+/// A look that was asked for and not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Running {
+    probe: ProbeId,
+    late_at: Moment,
+}
+
+impl Progress {
+    /// Of a process that is ready.
+    pub(super) const READY: Self = Self {
+        readiness: Readiness::Ready,
+        why: None,
+        deadline: None,
+        look_at: None,
+        running: None,
+    };
+
+    /// When something is due.
+    pub(super) fn timer(&self) -> Option<Moment> {
+        let next = self.running.map(|it| it.late_at).or(self.look_at);
+        [next, self.deadline].into_iter().flatten().min()
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        self.readiness == Readiness::Ready
+    }
+}
+
+impl Watcher {
+    /// **Whether a process counts as ready**: nobody asked it to stop, `after_spawn` has said yes
+    /// if there is one, and it is what the `ready` option asks for. Without that option a process
+    /// is ready once it runs; `warmup_delay` holds back the next spawn instead, as in Circus.
+    pub(super) fn is_ready(&self, child: &Child) -> bool {
+        !child.stopping() && self.proven(child) && child.progress.is_ready()
+    }
+
+    /// How many processes count as ready.
+    pub(super) fn ready_count(&self) -> usize {
+        let children = self.children.values();
+        children.filter(|child| self.is_ready(child)).count()
+    }
+
+    /// What `status` says about a process.
+    pub(super) fn readiness(&self, child: &Child) -> Readiness {
+        if self.is_ready(child) {
+            Readiness::Ready
+        } else if child.stopping() {
+            Readiness::Unready
+        } else if child.progress.is_ready() {
+            Readiness::Starting
+        } else {
+            child.progress.readiness
+        }
+    }
+
+    /// Why a process is not ready, for people; nothing for one that is.
+    pub(super) fn unready_reason(&self, child: &Child) -> Option<String> {
+        if child.stopping() {
+            return Some("it was asked to stop".to_owned());
+        }
+        if !self.proven(child) {
+            return Some("hook after_spawn has not answered".to_owned());
+        }
+        match (&child.progress.readiness, &self.config.ready.probe) {
+            (Readiness::Ready, _) => None,
+            (Readiness::Unready, _) => child.progress.why.clone(),
+            (Readiness::Starting, probe) => {
+                let what = probe
+                    .as_ref()
+                    .map_or_else(String::new, |it| format!(" ({it})"));
+                Some(match &child.progress.why {
+                    Some(why) => format!("not ready yet{what}: {why}"),
+                    None => format!("not ready yet{what}"),
+                })
+            }
+        }
+    }
+
+    /// Remembers that a process will have to become ready, before it is started.
+    pub(super) fn note_starting(&mut self, worker: WorkerId) {
+        if self.config.ready.probe.is_some() {
+            self.memory_mut().starting.insert(worker);
+        }
+    }
+
+    /// How a process that was just found or started begins.
+    pub(super) fn first_progress(
+        &self,
+        cx: &Context,
+        worker: WorkerId,
+        started: Moment,
+    ) -> Progress {
+        let Some(probe) = &self.config.ready.probe else {
+            return Progress::READY;
+        };
+        if !self.memory().starting.contains(&worker) {
+            return Progress::READY;
+        }
+        let (look_at, deadline) = match probe {
+            Probe::Uptime(time) => (started + *time, None),
+            Probe::Notify | Probe::Tcp(_) | Probe::Http(_) | Probe::Exec(_) | Probe::Log(_) => {
+                // While no manager was there nobody looked, so there is time for some looks.
+                let grace = READY_GRACE.min(self.config.ready.timeout);
+                let deadline = (started + self.config.ready.timeout).max(cx.now + grace);
+                (cx.now, Some(deadline))
+            }
+        };
+        Progress {
+            readiness: Readiness::Starting,
+            why: None,
+            deadline,
+            look_at: Some(look_at),
+            running: None,
+        }
+    }
+
+    /// Forgets who has to become ready where nobody is left to, or nothing asks for it any more.
+    pub(super) fn prune_starting(&mut self, cx: &mut Context) {
+        if self.memory().starting.is_empty() {
+            return;
+        }
+        if self.config.ready.probe.is_none() {
+            let starting: Vec<ProcessId> = self.children.iter().map(|(id, _)| id).collect();
+            for process in starting {
+                self.become_ready(cx, process);
+            }
+            self.memory_mut().starting.clear();
+            return;
+        }
+        let live: BTreeSet<WorkerId> = self.children.values().map(Child::worker).collect();
+        let spawning = &self.spawning;
+        let needed = |worker: &WorkerId| live.contains(worker) || spawning.contains_key(worker);
+        let starting = &self.memory().starting;
+        let kept: BTreeSet<WorkerId> = starting.iter().copied().filter(needed).collect();
+        if kept.len() != starting.len() {
+            self.memory_mut().starting = kept;
+        }
+    }
+
+    /// Does what is due about a process that is not ready.
+    pub(super) fn look(&mut self, cx: &mut Context, process: ProcessId) {
+        let Some(child) = self.children.get(process).filter(|it| !it.stopping()) else {
+            return;
+        };
+        let (worker, pid) = (child.worker(), child.pid);
+        let mut progress = child.progress.clone();
+        let left_alone = self.standing == Standing::Removed(Stopping::Leave);
+        if progress.readiness != Readiness::Starting || left_alone {
+            return;
+        }
+        if let Some(late) = progress.running.take_if(|it| it.late_at <= cx.now) {
+            cx.cancel_probe(late.probe);
+            let limit = self.config.ready.probe_limit.as_secs_f64();
+            progress.why = Some(format!("no answer within {limit} s"));
+            progress.look_at = Some(cx.now + self.config.ready.interval);
+        }
+        let late = progress.deadline.is_some_and(|at| at <= cx.now);
+        #[cfg(test)]
+        let late = late && cx.fault != Fault::WaitForReadinessForEver;
+        if late {
+            self.children.set_progress(process, progress);
+            self.fail_start(cx, process);
+            return;
+        }
+        let due = progress.running.is_none() && progress.look_at.is_some_and(|at| at <= cx.now);
+        match self.config.ready.probe.clone() {
+            None | Some(Probe::Uptime(_)) if due => {
+                self.become_ready(cx, process);
+                return;
+            }
+            Some(probe) if due => {
+                let limit = self.config.ready.probe_limit.max(Duration::from_millis(1));
+                let probe_id = cx.next_probe(&self.key, process);
+                progress.look_at = None;
+                progress.running = Some(Running {
+                    probe: probe_id,
+                    late_at: cx.now + limit,
+                });
+                cx.push(Action::Probe(ProbeRequest {
+                    id: probe_id,
+                    watcher: self.key.clone(),
+                    worker,
+                    process,
+                    pid,
+                    probe,
+                    limit,
+                }));
+            }
+            None | Some(_) => {}
+        }
+        self.children.set_progress(process, progress);
+    }
+
+    /// A probe was answered.
+    pub(super) fn handle_probed(
+        &mut self,
+        cx: &mut Context,
+        process: ProcessId,
+        probe: ProbeId,
+        outcome: ProbeOutcome,
+    ) {
+        let Some(child) = self.children.get(process) else {
+            return;
+        };
+        let mut progress = child.progress.clone();
+        if progress.running.is_none_or(|it| it.probe != probe) {
+            return;
+        }
+        progress.running = None;
+        match outcome {
+            ProbeOutcome::Passed => {
+                self.children.set_progress(process, progress);
+                self.become_ready(cx, process);
+            }
+            #[cfg(test)]
+            ProbeOutcome::Failed(_) if cx.fault == Fault::ReadyTooEarly => {
+                self.children.set_progress(process, progress);
+                self.become_ready(cx, process);
+            }
+            ProbeOutcome::Failed(why) => {
+                progress.why = Some(why);
+                progress.look_at = Some(cx.now + self.config.ready.interval);
+                self.children.set_progress(process, progress);
+            }
+        }
+    }
+
+    fn become_ready(&mut self, cx: &mut Context, process: ProcessId) {
+        let Some(child) = self.children.get(process) else {
+            return;
+        };
+        let starting = child.progress.readiness == Readiness::Starting;
+        if !starting || child.stopping() {
+            return;
+        }
+        let (worker, pid) = (child.worker(), child.pid);
+        let took = cx.now.since(child.started).as_secs_f64();
+        self.stop_looking(cx, process);
+        self.children.set_progress(process, Progress::READY);
+        self.memory_mut().starting.remove(&worker);
+        #[cfg(test)]
+        if cx.fault == Fault::ForgetReadiness {
+            self.memory_mut().starting.insert(worker);
+        }
+        cx.log(
+            Level::Info,
+            format!(
+                "watcher {:?}: worker {worker}, pid {pid}, is ready after {took:.1} s",
+                self.config.name
+            ),
+        );
+        self.publish(cx, cx.now, EventAction::Ready { pid });
+    }
+
+    /// A process did not become ready in time: its start has failed.
+    fn fail_start(&mut self, cx: &mut Context, process: ProcessId) {
+        let Some(child) = self.children.get(process) else {
+            return;
+        };
+        let (worker, pid) = (child.worker(), child.pid);
+        let took = cx.now.since(child.started).as_secs_f64();
+        let mut progress = child.progress.clone();
+        let last = progress.why.take();
+        let last = last.map_or_else(String::new, |why| format!(": {why}"));
+        let error = format!("it was not ready after {took:.1} s{last}");
+        cx.log(
+            Level::Error,
+            format!(
+                "watcher {:?}: worker {worker}, pid {pid}, is replaced, because {error}",
+                self.config.name
+            ),
+        );
+        self.publish(
+            cx,
+            cx.now,
+            EventAction::Unready {
+                pid,
+                error: error.clone(),
+            },
+        );
+        progress.readiness = Readiness::Unready;
+        progress.why = Some(error);
+        self.children.set_progress(process, progress);
+        let how = StopRecord {
+            failed: true,
+            ..StopRecord::plain(StopCause::Killed)
+        };
+        self.stop_process(cx, process, how);
+    }
+
+    /// Takes back the look that is being taken, because nobody wants to know any more.
+    pub(super) fn stop_looking(&mut self, cx: &mut Context, process: ProcessId) {
+        let Some(child) = self.children.get(process) else {
+            return;
+        };
+        if child.progress.timer().is_none() {
+            return;
+        }
+        let mut progress = child.progress.clone();
+        if let Some(running) = progress.running.take() {
+            cx.cancel_probe(running.probe);
+        }
+        progress.look_at = None;
+        progress.deadline = None;
+        self.children.set_progress(process, progress);
+    }
+
+    /// After a connection: nobody looked while there was none.
+    pub(super) fn resume_looking(&self, cx: &Context, child: &mut Child) {
+        let progress = &mut child.progress;
+        if let Some(deadline) = &mut progress.deadline {
+            let grace = READY_GRACE.min(self.config.ready.timeout);
+            *deadline = (*deadline).max(cx.now + grace);
+        }
+    }
+
+    /// The connection is gone: what is not ready is looked at again on the next one.
+    pub(super) fn drop_probes(&mut self, cx: &mut Context) {
+        if self.children.ready() == self.children.len() {
+            return;
+        }
+        let looked_at: Vec<ProcessId> = self
+            .children
+            .iter()
+            .filter(|(_, child)| child.progress.running.is_some())
+            .map(|(process, _)| process)
+            .collect();
+        for process in looked_at {
+            let Some(child) = self.children.get(process) else {
+                continue;
+            };
+            let mut progress = child.progress.clone();
+            if let Some(running) = progress.running.take() {
+                cx.cancel_probe(running.probe);
+            }
+            progress.look_at = Some(cx.now);
+            self.children.set_progress(process, progress);
+        }
+    }
+}
