@@ -208,7 +208,8 @@ pub(super) fn verdict(answer: &Answer) -> Exit {
     }
 }
 
-fn describe(answer: &Answer) -> String {
+/// An answer for people, a line end behind each line.
+pub(super) fn describe(answer: &Answer) -> String {
     match answer {
         Answer::Changed { watchers } if watchers.is_empty() => "nothing to do\n".to_owned(),
         Answer::Changed { watchers } => watchers.iter().map(describe_watcher).collect(),

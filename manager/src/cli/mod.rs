@@ -41,6 +41,7 @@ mod status;
 mod stop;
 mod succession;
 pub mod table;
+mod top;
 mod upgrade;
 
 use std::io::Write;
@@ -118,6 +119,8 @@ enum Verb {
     Reloadconfig(reloadconfig::Arguments),
     /// Show what processes use
     Stats(stats::Arguments),
+    /// Show watchers and processes on a full screen, as they change
+    Top(top::Arguments),
     /// Show what the manager itself uses
     Dstats(dstats::Arguments),
     /// Show managed sockets and where they listen
@@ -166,6 +169,7 @@ pub fn main() -> ExitCode {
         Verb::Numprocesses(arguments) => numprocesses::run(arguments, &dir),
         Verb::Kill(arguments) => kill::run(arguments, &dir),
         Verb::Stats(arguments) => stats::run(arguments, &dir),
+        Verb::Top(arguments) => top::run(arguments, &dir),
         Verb::Dstats(arguments) => dstats::run(&arguments, &dir),
         Verb::Listsockets(arguments) => listsockets::run(&arguments, &dir),
         Verb::Signal(arguments) => signal::run(arguments, &dir),

@@ -95,6 +95,12 @@ pub struct HeldProcess {
     pub unread_bytes: u64,
     /// Room for it, bytes.
     pub capacity_bytes: u64,
+    /// What it has written to standard output so far, bytes.
+    #[serde(default)]
+    pub stdout_bytes: u64,
+    /// The same to standard error.
+    #[serde(default)]
+    pub stderr_bytes: u64,
     /// Output that was dropped because nobody read it, bytes.
     pub dropped_bytes: u64,
     /// Resident memory, KiB, while it runs.
@@ -288,6 +294,8 @@ fn held_process(info: ProcessInfo, now_ns: u64) -> HeldProcess {
         labels: info.labels,
         unread_bytes: info.output.used_bytes,
         capacity_bytes: info.output.capacity_bytes,
+        stdout_bytes: info.output.stdout_bytes,
+        stderr_bytes: info.output.stderr_bytes,
         dropped_bytes: info.output.dropped_bytes,
         resident_kib,
     }
