@@ -19,6 +19,7 @@ pub mod rotated;
 pub mod scratch;
 pub mod storm;
 pub mod sys;
+pub mod terminal;
 pub mod text;
 pub mod wait;
 pub mod zeromq;

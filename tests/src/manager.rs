@@ -189,6 +189,14 @@ pub fn pids(status: &Value, watcher: &str) -> Result<Vec<i64>, String> {
 #[must_use]
 #[track_caller]
 pub fn kingpole(scratch: &Scratch, arguments: &[&str]) -> Output {
+    kingpole_command(scratch, arguments)
+        .output()
+        .unwrap_or_else(|e| panic!("cannot run kingpole {arguments:?}: {e}"))
+}
+
+/// The command line, not yet run.
+#[must_use]
+pub fn kingpole_command(scratch: &Scratch, arguments: &[&str]) -> Command {
     let mut command = Command::new(binaries::kingpole());
     command
         .env(RUNTIME_DIR_VARIABLE, scratch.runtime_dir())
@@ -197,8 +205,6 @@ pub fn kingpole(scratch: &Scratch, arguments: &[&str]) -> Output {
         .current_dir(scratch.path())
         .args(arguments);
     command
-        .output()
-        .unwrap_or_else(|e| panic!("cannot run kingpole {arguments:?}: {e}"))
 }
 
 /// Runs `kingpole` for its JSON.

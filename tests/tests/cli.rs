@@ -1,6 +1,7 @@
 //! Promise: scripts can rely on the command line: exit codes, JSON, and what goes to which stream.
 
 use kingpole_tests::manager::{self, Manager, describe, json, kingpole};
+use kingpole_tests::terminal::Terminal;
 use kingpole_tests::{Kernel, Scratch, binaries, wait};
 use serde_json::Value;
 use std::path::PathBuf;
@@ -316,4 +317,71 @@ fn the_kernel_is_upgraded_from_the_command_line() {
     let nobody = Scratch::new();
     code(&kingpole(&nobody, &["upgrade", "--kernel", program]), 3);
     code(&kingpole(&nobody, &["upgrade", "--manager"]), 3);
+}
+
+#[test]
+fn commands_come_from_a_pipe_and_stop_at_the_first_failure() {
+    let (_kernel, scratch, manager) = started();
+    let shell = |commands: &str| {
+        let file = scratch.write("commands", commands);
+        manager::kingpole_command(&scratch, &["shell"])
+            .stdin(std::fs::File::open(file).expect("the commands"))
+            .output()
+            .expect("kingpole shell runs")
+    };
+    let answer = shell("# two at once\nlist\n\nstop --wait one\n");
+    code(&answer, 0);
+    assert!(
+        String::from_utf8_lossy(&answer.stdout).starts_with("one\ntwo\n"),
+        "{}",
+        describe(&answer)
+    );
+    assert_eq!(manager.pids("two").expect("two is left alone").len(), 2);
+    let answer = shell("stop nobody\nstop two\n");
+    code(&answer, 1);
+    assert_eq!(manager.pids("two").expect("not reached").len(), 2);
+    code(&shell("list\nexit\nfrobnicate\n"), 0);
+    code(&shell("stop 'two\n"), 2);
+}
+
+#[test]
+fn a_prompt_completes_names_and_asks_before_the_manager_ends() {
+    let (_kernel, scratch, manager) = started();
+    let mut command = manager::kingpole_command(&scratch, &["shell"]);
+    command.env("XDG_STATE_HOME", scratch.path());
+    let mut shell = Terminal::start(command);
+    shell.wait_for("kingpole> ");
+    shell.keys("numpr\ton\t\r");
+    shell.wait_for("kingpole> numprocesses one");
+    shell.wait_for("\n1\nkingpole>");
+    shell.keys("quit\r");
+    shell.wait_for("end the manager? (y/n)");
+    shell.keys("n\r");
+    wait::until_true("the prompt is there again", || {
+        shell.screen().trim_end().ends_with("\nkingpole>")
+    });
+    assert!(manager.status().is_ok());
+    shell.keys("\x04");
+    assert!(shell.ended().success());
+    let history = std::fs::read_to_string(scratch.join("kingpole/history")).expect("a history");
+    assert!(history.contains("numprocesses one"), "{history}");
+}
+
+#[test]
+fn colours_are_as_the_command_line_says() {
+    let (_kernel, scratch, _manager) = started();
+    wait::until("there is output", || {
+        let logs = kingpole(&scratch, &["logs", "two", "--color", "always"]);
+        let text = String::from_utf8_lossy(&logs.stdout).into_owned();
+        if text.contains("\x1b[") && text.contains("hello") {
+            Ok(())
+        } else {
+            Err(text)
+        }
+    });
+    let logs = manager::kingpole_command(&scratch, &["logs", "two", "--color", "never"])
+        .env("CLICOLOR_FORCE", "1")
+        .output()
+        .expect("logs");
+    assert!(!logs.stdout.contains(&0x1b), "{}", describe(&logs));
 }

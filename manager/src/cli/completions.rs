@@ -57,14 +57,16 @@ fn script(kind: Kind, command: &mut Command) -> Result<String, Failure> {
 
 /// Verbs that take names of watchers.
 fn verbs_with_names(command: &Command) -> Vec<String> {
-    let takes_names = |verb: &&Command| {
-        verb.get_positionals().any(|argument| {
-            let names = argument.get_value_names().unwrap_or_default();
-            names.iter().any(|name| name == "NAME")
-        })
-    };
-    let verbs = command.get_subcommands().filter(takes_names);
+    let verbs = command.get_subcommands().filter(|verb| takes_names(verb));
     verbs.map(|verb| verb.get_name().to_owned()).collect()
+}
+
+/// Whether a verb takes names of watchers.
+pub(super) fn takes_names(verb: &Command) -> bool {
+    verb.get_positionals().any(|argument| {
+        let names = argument.get_value_names().unwrap_or_default();
+        names.iter().any(|name| name == "NAME")
+    })
 }
 
 fn with_names_in_bash(text: &str, verbs: &[String]) -> String {

@@ -1,6 +1,6 @@
 //! The exit codes of `kingpole` and `kingpole-manager`. They are permanent: scripts depend on them.
 
-use std::process::ExitCode;
+use std::process::{ExitCode, ExitStatus};
 
 /// How a command went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,6 +23,21 @@ pub enum Exit {
 /// For `--help`.
 pub const HELP: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 not running, 4 cannot reach, \
                         5 timed out or partly done.";
+
+impl Exit {
+    /// How a `kingpole` of ours went; one that a signal ended has failed.
+    #[must_use]
+    pub fn of(status: ExitStatus) -> Self {
+        match status.code() {
+            Some(0) => Self::Done,
+            Some(2) => Self::Usage,
+            Some(3) => Self::NotRunning,
+            Some(4) => Self::CannotReach,
+            Some(5) => Self::Unfinished,
+            _ => Self::Failed,
+        }
+    }
+}
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {

@@ -34,6 +34,7 @@ mod rm;
 mod run;
 mod scale;
 mod set;
+mod shell;
 mod signal;
 mod start;
 mod stats;
@@ -53,6 +54,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use self::client::directory;
 use self::exit::{Exit, HELP};
 use self::failure::{Failure, Outcome};
+use crate::shells::console::When;
 use crate::shells::upgrade::probation;
 
 /// Supervises programs that outlive their supervisor.
@@ -63,6 +65,9 @@ struct Cli {
     /// for root, else $XDG_RUNTIME_DIR/kingpole, else /tmp/kingpole-UID]
     #[arg(long, global = true, value_name = "DIR")]
     runtime_dir: Option<PathBuf>,
+    /// Whether to use colours
+    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t)]
+    color: When,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -121,6 +126,8 @@ enum Verb {
     Stats(stats::Arguments),
     /// Show watchers and processes on a full screen, as they change
     Top(top::Arguments),
+    /// Give commands at a prompt, with history and completion
+    Shell(shell::Arguments),
     /// Show what the manager itself uses
     Dstats(dstats::Arguments),
     /// Show managed sockets and where they listen
@@ -143,6 +150,7 @@ enum Verb {
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    cli.color.hold();
     let dir = directory(cli.runtime_dir.as_deref());
     let outcome = match cli.verb {
         Verb::Run(arguments) => run::run(arguments, &dir),
@@ -169,6 +177,7 @@ pub fn main() -> ExitCode {
         Verb::Numprocesses(arguments) => numprocesses::run(arguments, &dir),
         Verb::Kill(arguments) => kill::run(arguments, &dir),
         Verb::Stats(arguments) => stats::run(arguments, &dir),
+        Verb::Shell(arguments) => shell::run(&arguments, &dir, &Cli::command()),
         Verb::Top(arguments) => top::run(arguments, &dir),
         Verb::Dstats(arguments) => dstats::run(&arguments, &dir),
         Verb::Listsockets(arguments) => listsockets::run(&arguments, &dir),

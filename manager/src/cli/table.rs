@@ -1,6 +1,7 @@
 //! Aligned tables and short figures for people.
 
 use std::fmt::Write as _;
+use std::io::IsTerminal;
 
 /// Which side a column's text is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,9 +46,17 @@ impl Table {
         self.rows.is_empty()
     }
 
-    /// The whole table, a line end behind each line.
+    /// The whole table, a line end behind each line: as wide as it needs in pipes and files, cut to
+    /// the width of a terminal.
     #[must_use]
     pub fn render(&self) -> String {
+        match terminal_width() {
+            Some(width) => cut(&self.whole(), width),
+            None => self.whole(),
+        }
+    }
+
+    fn whole(&self) -> String {
         let width = |text: &str| text.chars().count();
         let mut widths: Vec<usize> = self.columns.iter().map(|(name, _)| width(name)).collect();
         for row in &self.rows {
@@ -73,6 +82,31 @@ impl Table {
         }
         out
     }
+}
+
+/// Columns of the terminal that standard output is, if it is one.
+fn terminal_width() -> Option<usize> {
+    if !std::io::stdout().is_terminal() {
+        return None;
+    }
+    let (width, _) = crossterm::terminal::size().ok()?;
+    // A terminal that does not know says 0.
+    (width > 0).then_some(usize::from(width))
+}
+
+/// Each line cut to a width; what was cut ends in an ellipsis.
+fn cut(text: &str, width: usize) -> String {
+    let mut out = String::with_capacity(text.len());
+    for line in text.lines() {
+        if line.chars().count() <= width {
+            out.push_str(line);
+        } else {
+            out.extend(line.chars().take(width.saturating_sub(1)));
+            out.push('…');
+        }
+        out.push('\n');
+    }
+    out
 }
 
 /// A duration in its two largest units: `5.2s`, `12m 03s`, `3h 05m`, `2d 04h`.
@@ -122,6 +156,12 @@ mod tests {
             table.render(),
             "NAME          PID\nweb.1           7\nlonger?name  1234\nx\n"
         );
+    }
+
+    #[test]
+    fn a_narrow_terminal_cuts_what_does_not_fit() {
+        assert_eq!(cut("NAME  PID\nweb  7\n", 7), "NAME  …\nweb  7\n");
+        assert_eq!(cut("äöü\n", 3), "äöü\n");
     }
 
     #[test]

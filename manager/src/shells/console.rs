@@ -2,6 +2,7 @@
 //! of its own, because a terminal that is held with Ctrl-S makes every write wait.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -29,10 +30,38 @@ pub enum Color {
     No,
 }
 
+/// What `--color` says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum When {
+    /// On a terminal that can show them, unless NO_COLOR is set
+    #[default]
+    Auto,
+    /// In pipes and files too
+    Always,
+    /// Nowhere
+    Never,
+}
+
+/// What was said on the command line, once.
+static WANTED: OnceLock<When> = OnceLock::new();
+
+impl When {
+    /// Holds for the whole program from here on.
+    pub fn hold(self) {
+        // The first one holds; there is one command line.
+        let _ = WANTED.set(self);
+    }
+}
+
 impl Color {
     /// For standard output. `CLICOLOR_FORCE` wants colours in pipes too.
     #[must_use]
     pub fn for_stdout() -> Self {
+        match WANTED.get().copied().unwrap_or_default() {
+            When::Always => return Self::Yes,
+            When::Never => return Self::No,
+            When::Auto => {}
+        }
         let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         let seen = io::stdout().is_terminal() || set("CLICOLOR_FORCE");

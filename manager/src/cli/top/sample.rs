@@ -16,7 +16,7 @@ use crate::shells::kernel_report::HeldProcess;
 pub(super) struct Sample {
     pub(super) manager: Manager,
     pub(super) kernel: Kernel,
-    /// In the order of the configuration.
+    /// By name.
     pub(super) watchers: Vec<Watcher>,
     pub(super) sockets: Vec<Socket>,
 }

@@ -134,7 +134,7 @@ fn header(view: &View) -> Vec<Line> {
         (false, ..) => first.add(Style::Bad, ", kernel out of reach"),
     }
     let second = format!(
-        "{} watchers, {processes} processes, CPU {:.1}%, memory {}, output {}/s",
+        "watchers {}, processes {processes}, CPU {:.1}%, memory {}, output {}/s",
         sample.watchers.len(),
         total.cpu_percent,
         size(total.resident_bytes),
@@ -157,7 +157,11 @@ const COLUMNS: [(&str, usize); 8] = [
 
 fn table(view: &View, sample: &Sample, width: usize, room: usize) -> Vec<Line> {
     let rest: usize = COLUMNS.iter().map(|(_, wide)| wide + 1).sum();
-    let longest = sample.watchers.iter().map(|w| w.name.chars().count() + 5);
+    let longest = sample.watchers.iter().map(|watcher| {
+        let workers = watcher.processes.iter().map(|p| p.worker);
+        let digits = workers.max().map_or(0, |worker| worker.to_string().len());
+        watcher.name.chars().count() + digits + "    .".len()
+    });
     let most = width.saturating_sub(rest).max(12);
     let name_width = longest.max().unwrap_or(0).clamp(12, most);
     let mut lines = vec![heading(name_width)];

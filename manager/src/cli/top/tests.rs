@@ -101,7 +101,7 @@ fn text(view: &View, width: usize, height: usize) -> String {
 fn a_screen_has_everything_at_its_place() {
     let expected = "\
 /srv/web.ini  manager 0.1.0 (pid 4000), up 1m 31s, kernel 0.1.0 (pid 3999)
-2 watchers, 3 processes, CPU 63.5%, memory 55.0 MB, output 2.0 KB/s
+watchers 2, processes 3, CPU 63.5%, memory 55.0 MB, output 2.0 KB/s
 WATCHER      STATE          PID   UPTIME RESTARTS   CPU%       RSS     OUT/s  RING
 - web        active         2/2                 1   62.5   50.0 MB    2.0 KB    0%
     web.1    running       4101   1m 31s        0   12.5   20.0 MB         0    0%

@@ -19,7 +19,7 @@ const LOG_LINES_MAX: usize = 1000;
 /// By what watchers, and the processes of each, are ordered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(super) enum Order {
-    /// As configured
+    /// The name
     #[default]
     Name,
     /// CPU, most first
