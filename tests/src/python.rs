@@ -1,5 +1,6 @@
 //! The Python in which Papa's and Circus's own programs run: a virtual environment below the target
-//! directory, made at its first use from `tests/interop/requirements.txt`.
+//! directory, made at its first use from `tests/interop/requirements.txt`. Hashes there say what may
+//! be installed, so that it is the same everywhere.
 
 use crate::binaries;
 use std::path::{Path, PathBuf};
@@ -28,7 +29,12 @@ pub fn environment() -> Result<PathBuf, String> {
 /// # Errors
 /// Why there is none: no fitting Python, or no PyPI.
 pub fn environment_of(requirements: &Path, name: &str) -> Result<PathBuf, String> {
-    let wanted = std::fs::read_to_string(requirements).map_err(|error| error.to_string())?;
+    let build = scripts().join("requirements-build.txt");
+    let mut wanted = String::new();
+    for file in [&build, requirements] {
+        let text = std::fs::read_to_string(file);
+        wanted += &text.map_err(|error| format!("{}: {error}", file.display()))?;
+    }
     let directory = binaries::workspace().join("target").join(name);
     let stamp = directory.join("installed.txt");
     let python = directory.join("bin/python");
@@ -45,15 +51,20 @@ pub fn environment_of(requirements: &Path, name: &str) -> Result<PathBuf, String
     // A half-made one from an interrupted run would only confuse.
     let _ = std::fs::remove_dir_all(&directory);
     run(Command::new(base).args(["-m", "venv"]).arg(&directory))?;
-    let install = [
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "-r",
-    ];
-    run(Command::new(&python).args(install).arg(requirements))?;
+    for file in [&build, requirements] {
+        let install = [
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--require-hashes",
+            "--no-build-isolation",
+            "--use-pep517",
+            "-r",
+        ];
+        run(Command::new(&python).args(install).arg(file))?;
+    }
     std::fs::write(&stamp, wanted).map_err(|error| error.to_string())?;
     Ok(python)
 }

@@ -84,6 +84,17 @@ fn papas_client_library_works_over_tcp() {
 }
 
 #[test]
+fn papas_own_test_suite_passes() {
+    let Some(python) = interpreter() else { return };
+    let kernel = Kernel::start();
+    let socket = kernel.scratch().join("text.sock");
+    let packages = binaries::workspace().join("target/interop-packages");
+    let arguments = [&socket, &packages].map(|path| path.display().to_string());
+    let arguments = arguments.each_ref().map(String::as_str);
+    script(python, "papa_suite.py", &arguments);
+}
+
+#[test]
 fn circus_leaves_its_processes_in_the_kernel_and_a_new_one_recovers_them() {
     let Some(python) = interpreter() else { return };
     let kernel = Kernel::start();
