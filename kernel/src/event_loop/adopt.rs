@@ -50,6 +50,8 @@ pub struct Inheritance {
     pub bounce: Bounce,
     /// Everything else.
     pub held: BTreeMap<Tag, OwnedFd>,
+    /// Sizes of files that are known to be those that the image before used; others are looked at.
+    pub known_sizes: BTreeMap<Tag, u64>,
 }
 
 /// How one came by it.
@@ -144,6 +146,7 @@ pub(super) fn adopt(
         state: State::new(about),
         hands,
         held: ManuallyDrop::into_inner(held),
+        known_sizes: inheritance.known_sizes,
         inputs: Vec::new(),
         notes: Vec::new(),
     };
@@ -166,6 +169,7 @@ struct Adoption {
     state: State,
     hands: Hands,
     held: BTreeMap<Tag, OwnedFd>,
+    known_sizes: BTreeMap<Tag, u64>,
     inputs: Vec<Input>,
     notes: Vec<String>,
 }
@@ -270,7 +274,11 @@ impl Adoption {
         for (index, id, _) in &slots {
             let tag = Tag::new(id.0, HeldKind::Ring);
             if let Some(fd) = self.held.remove(&tag) {
-                match Ring::open(fd) {
+                let opened = match self.known_sizes.get(&tag) {
+                    Some(bytes) => Ring::of_known_size(fd, *bytes),
+                    None => Ring::open(fd),
+                };
+                match opened {
                     Ok(ring) => {
                         let asked = processes.get(id).map(|(spawned, _)| spawned.buffer_bytes);
                         let asked = asked.unwrap_or(u64::MAX);

@@ -52,7 +52,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use upgrading::{Decided, Order, Rehearsing, Resumed};
-pub use upgrading::{Resumption, is_what_was_saved};
+pub use upgrading::{Resumption, size_of_saved};
 
 /// Bytes read from a session at once.
 const SCRATCH_BYTES: usize = 64 << 10;
@@ -338,7 +338,7 @@ impl Kernel {
                     self.begin_upgrade(order);
                 }
                 if let Some(decided) = self.decided.take() {
-                    self.upgrade(&decided);
+                    self.upgrade(decided);
                 }
             }
             Ok(())

@@ -9,6 +9,7 @@ use crate::crash::crash_point;
 use crate::effect::UpgradeExtent;
 use crate::guard::image::Image;
 use crate::guard::role::{Part, Role};
+use crate::memory::held::Tag;
 use crate::input::{Input, ResumedSession};
 use crate::reap::now_ns;
 use crate::state::SessionId;
@@ -21,7 +22,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, fstat};
 use nix::unistd::{AccessFlags, access};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -82,6 +83,32 @@ struct Attempt {
     order: Order,
     path: PathBuf,
     next: Image,
+    known: Identities,
+}
+
+/// What the files of held descriptors are, looked at before the rehearsal. A tag means one file for as
+/// long as this process has it, under one number, so the second saving, in which everybody waits, looks
+/// only at what is new: with 1,000 children 4,000 system calls less, a tenth of the pause.
+#[derive(Debug, Default)]
+struct Identities(HashMap<(Tag, i32), SavedDescriptor>);
+
+impl Identities {
+    fn of(described: &[SavedDescriptor]) -> Self {
+        let known = described.iter().filter_map(|saved| {
+            let tag = Tag::from_word(saved.tag)?;
+            Some(((tag, saved.number), *saved))
+        });
+        Self(known.collect())
+    }
+
+    /// Describes all of them, looking only at those that are new.
+    fn describe(&self, held: &[(Tag, BorrowedFd<'_>)]) -> Result<Vec<SavedDescriptor>, Errno> {
+        let described = held.iter().map(|(tag, fd)| {
+            let known = self.0.get(&(*tag, fd.as_raw_fd()));
+            known.map_or_else(|| describe(tag.word(), *fd), |known| Ok(*known))
+        });
+        described.collect()
+    }
 }
 
 const CANNOT: &str = "this kernel cannot be upgraded";
@@ -122,6 +149,8 @@ impl Kernel {
 
     fn begin_rehearsal(&mut self, order: Order) -> Result<Rehearsing, String> {
         let sessions = self.save_sessions()?;
+        let held = self.describe_held(&Identities::default())?;
+        let known = Identities::of(&held);
         let heirloom = self.heirloom.as_ref().ok_or(CANNOT)?;
         let path = match &order.path {
             Some(path) => heirloom.image.origin().join(path),
@@ -130,13 +159,18 @@ impl Kernel {
         let shown = path.display();
         let binary = open_program(&path).map_err(|cause| format!("{shown}: {}", cause.desc()))?;
         let next = heirloom.image.with_binary(binary);
-        let saved = self.save_to_file(sessions, heirloom, &order, &path)?;
+        let saved = self.save_to_file(held, sessions, heirloom, &order, &path)?;
         let memory = self.hands.memory.descriptor();
         let journal = self.hands.journal.descriptor();
         let rehearsal = Rehearsal::begin(&next, memory, journal, saved.as_fd())
             .map_err(|error| format!("{shown}: {error}"))?;
         Ok(Rehearsing {
-            attempt: Attempt { order, path, next },
+            attempt: Attempt {
+                order,
+                path,
+                next,
+                known,
+            },
             rehearsal,
         })
     }
@@ -177,9 +211,9 @@ impl Kernel {
     }
 
     /// Becomes the program that has rehearsed, between two turns. Returns only if that failed.
-    pub(super) fn upgrade(&mut self, Decided(attempt): &Decided) {
+    pub(super) fn upgrade(&mut self, Decided(attempt): Decided) {
         crash_point("upgrade: rehearsed");
-        let Err(reason) = self.become_next(attempt);
+        let Err(reason) = self.become_next(&attempt);
         self.answer_refused(attempt.order.asker, &reason);
     }
 
@@ -195,11 +229,17 @@ impl Kernel {
     }
 
     fn become_next(&mut self, attempt: &Attempt) -> Result<Infallible, String> {
-        let Attempt { order, path, next } = attempt;
+        let Attempt {
+            order,
+            path,
+            next,
+            known,
+        } = attempt;
         // Once more: the rehearsal took its time.
         let sessions = self.save_sessions()?;
+        let described = self.describe_held(known)?;
         let heirloom = self.heirloom.as_ref().ok_or(CANNOT)?;
-        let saved = self.save_to_file(sessions, heirloom, order, path)?;
+        let saved = self.save_to_file(described, sessions, heirloom, order, path)?;
         let role = Role {
             part: Part::Kernel,
             shared: self.hands.shared_numbers(heirloom),
@@ -233,15 +273,22 @@ impl Kernel {
             .map_err(|cause| format!("the sessions cannot be saved: {}", cause.desc()))
     }
 
+    fn describe_held(&self, known: &Identities) -> Result<Vec<SavedDescriptor>, String> {
+        let held = self.hands.all_held(&self.listeners);
+        let described = known.describe(&held);
+        described.map_err(|cause| format!("the state cannot be saved: {}", cause.desc()))
+    }
+
     fn save_to_file(
         &self,
+        held: Vec<SavedDescriptor>,
         sessions: Vec<SavedSession>,
         heirloom: &Heirloom,
         order: &Order,
         path: &Path,
     ) -> Result<OwnedFd, String> {
         let system = |cause: Errno| format!("the state cannot be saved: {}", cause.desc());
-        let saved = self.save(sessions, heirloom, order, path).map_err(system)?;
+        let saved = self.save(held, sessions, heirloom, order, path).map_err(system)?;
         let bytes = saved
             .encode()
             .map_err(|error| format!("the state cannot be saved: {error}"))?;
@@ -250,14 +297,13 @@ impl Kernel {
 
     fn save(
         &self,
+        held: Vec<SavedDescriptor>,
         sessions: Vec<SavedSession>,
         heirloom: &Heirloom,
         order: &Order,
         path: &Path,
     ) -> Result<Saved, Errno> {
         let state = &self.state;
-        let held = self.hands.all_held(&self.listeners);
-        let held = held.iter().map(|(tag, fd)| describe(tag.word(), *fd));
         let counts = state.processes.values().map(|process| SavedCounts {
             process: process.id,
             dropped_records: process.output.dropped_records,
@@ -279,7 +325,7 @@ impl Kernel {
                 asker: order.asker.map(|session| session.0),
                 path: path.display().to_string(),
             },
-            held: held.collect::<Result<_, _>>()?,
+            held,
             counts: counts.collect(),
             sessions,
         })
@@ -411,10 +457,12 @@ fn describe(tag: u64, fd: BorrowedFd<'_>) -> Result<SavedDescriptor, Errno> {
     })
 }
 
-/// Whether a descriptor is what was saved.
+/// The size of a descriptor's file, if it is what was saved; 0 where it has none.
 #[must_use]
-pub fn is_what_was_saved(fd: BorrowedFd<'_>, saved: &SavedDescriptor) -> bool {
-    fstat(fd).is_ok_and(|stat| stat.st_dev == saved.device && stat.st_ino == saved.inode)
+pub fn size_of_saved(fd: BorrowedFd<'_>, saved: &SavedDescriptor) -> Option<u64> {
+    let stat = fstat(fd).ok()?;
+    let is_it = stat.st_dev == saved.device && stat.st_ino == saved.inode;
+    is_it.then(|| u64::try_from(stat.st_size).unwrap_or(0))
 }
 
 fn open_program(path: &Path) -> Result<OwnedFd, Errno> {

@@ -5,7 +5,7 @@ use super::{Ground, RELEASE, StartError, own, stderr_log, system};
 use crate::crash::{Victim, arm, resume_stage};
 use crate::event_loop::{
     Detail, Heirloom, Inheritance, Kernel, Parts, Permissions, Resumption, Succession,
-    is_what_was_saved, open_all,
+    open_all, size_of_saved,
 };
 use crate::exit::Exit;
 use crate::guard::image::Image;
@@ -50,6 +50,7 @@ pub(super) fn guarded(
     let beginning = Beginning {
         shared,
         held,
+        known_sizes: BTreeMap::new(),
         link,
         original: role.original,
         resumption: None,
@@ -99,12 +100,14 @@ fn resume(
     let failure = role.failure.map(|number| read_failure(inherited, number));
     // All is looked at before anything is used.
     stage("resume: descriptors")?;
+    let mut known_sizes = BTreeMap::new();
     for wanted in saved.descriptors() {
         let found = inherited.get(wanted.number);
-        if !found.is_some_and(|fd| is_what_was_saved(fd, wanted)) {
+        let Some(bytes) = found.and_then(|fd| size_of_saved(fd, wanted)) else {
             let number = wanted.number;
             return Err(lost(format!("descriptor {number} is not what was saved")));
-        }
+        };
+        known_sizes.extend(Tag::from_word(wanted.tag).map(|tag| (tag, bytes)));
     }
     stage("resume: shared memory")?;
     let shared = Shared::copy(inherited, role.shared)?;
@@ -134,6 +137,7 @@ fn resume(
     let beginning = Beginning {
         shared,
         held: ManuallyDrop::into_inner(held),
+        known_sizes,
         link,
         original: role.original,
         resumption: Some(Resumption {
@@ -149,6 +153,7 @@ fn resume(
 struct Beginning {
     shared: Shared,
     held: BTreeMap<Tag, OwnedFd>,
+    known_sizes: BTreeMap<Tag, u64>,
     link: Option<OwnedFd>,
     original: Original,
     resumption: Option<Resumption>,
@@ -164,6 +169,7 @@ pub(super) fn alone(
     let beginning = Beginning {
         shared,
         held: BTreeMap::new(),
+        known_sizes: BTreeMap::new(),
         link: None,
         original,
         resumption: None,
@@ -199,6 +205,7 @@ fn prepare(ground: &Ground, beginning: Beginning) -> Result<Kernel, StartError> 
     let Beginning {
         shared,
         held,
+        known_sizes,
         link,
         original,
         resumption,
@@ -291,6 +298,7 @@ fn prepare(ground: &Ground, beginning: Beginning) -> Result<Kernel, StartError> 
         journal: shared.journal,
         bounce: shared.bounce,
         held: ManuallyDrop::into_inner(held),
+        known_sizes,
     };
     let (kernel, _) = Kernel::adopt(parts, inheritance, succession).map_err(StartError::Loop)?;
     Ok(kernel)

@@ -10,19 +10,18 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 /// Numbers of what is open. There may be thousands, and a client waits: Linux 6.2 tells how many, and
-/// looking at number after number takes a fraction of reading the directory.
+/// looking at numbers takes a fraction of reading the directory.
 fn open_numbers() -> Result<Vec<i32>, Errno> {
-    let counted = fs::metadata("/proc/self/fd").map_err(|_| Errno::ENOENT)?;
-    let count = usize::try_from(counted.len()).unwrap_or(0);
+    let count = open_count().ok_or(Errno::ENOENT)?;
     let mut numbers = Vec::with_capacity(count);
     if count != 0 {
-        for number in 0..NUMBERS_MAX {
-            if numbers.len() == count {
-                return Ok(numbers);
-            }
-            if is_open(number) {
-                numbers.push(number);
-            }
+        let mut first = 0;
+        while numbers.len() < count && first < NUMBERS_MAX {
+            numbers.extend(open_among(first));
+            first += NUMBERS_AT_ONCE;
+        }
+        if numbers.len() == count {
+            return Ok(numbers);
         }
         numbers.clear();
     }
@@ -37,6 +36,38 @@ fn open_numbers() -> Result<Vec<i32>, Errno> {
 
 /// Far above every number that one of us uses.
 const NUMBERS_MAX: i32 = 1 << 20;
+
+/// As many as one `poll` looks at; Linux refuses more than may be open (RLIMIT_NOFILE).
+const NUMBERS_AT_ONCE: i32 = 256;
+
+/// How many descriptors this process has open; `None` without `/proc`, 0 before Linux 6.2.
+#[must_use]
+pub fn open_count() -> Option<usize> {
+    let counted = fs::metadata("/proc/self/fd").ok()?;
+    usize::try_from(counted.len()).ok()
+}
+
+/// Those from `first` on that are open, some hundred at a time: `poll` says of each that is not. With
+/// 4,000 of them that takes 16 calls instead of 4,000, and a millisecond less.
+fn open_among(first: i32) -> Vec<i32> {
+    let numbers = first..first.saturating_add(NUMBERS_AT_ONCE);
+    let mut polled = numbers
+        .clone()
+        .map(|fd| libc::pollfd {
+            fd,
+            events: 0,
+            revents: 0,
+        })
+        .collect::<Vec<_>>();
+    let count = polled.len() as libc::nfds_t;
+    // SAFETY: the array is as long as said and ours; Linux writes only to the answers in it.
+    let answered = unsafe { libc::poll(polled.as_mut_ptr(), count, 0) };
+    if answered < 0 {
+        return numbers.filter(|number| is_open(*number)).collect();
+    }
+    let open = polled.iter().filter(|one| one.revents & libc::POLLNVAL == 0);
+    open.map(|one| one.fd).collect()
+}
 
 fn is_open(number: i32) -> bool {
     // SAFETY: the call only looks, and no memory is involved.

@@ -49,6 +49,7 @@ fn fresh() -> Kernel {
         journal: shared.journal,
         bounce: shared.bounce,
         held: BTreeMap::new(),
+        known_sizes: BTreeMap::new(),
     };
     Kernel::adopt(parts(), inheritance, Succession::Crash)
         .unwrap()
@@ -148,6 +149,7 @@ fn bequeath(kernel: &Kernel) -> Inheritance {
         )
         .unwrap(),
         held,
+        known_sizes: BTreeMap::new(),
     }
 }
 
@@ -518,6 +520,7 @@ fn a_kill_between_any_two_stores_takes_back_nothing_that_was_answered() {
             journal: journal.revive(),
             bounce: Bounce::open(read_end, write_end).unwrap(),
             held: BTreeMap::new(),
+            known_sizes: BTreeMap::new(),
         };
         let (kernel, _) = Kernel::adopt(parts(), inheritance, Succession::Crash).unwrap();
         let found = remembered(&kernel.state);
