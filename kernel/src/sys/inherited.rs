@@ -48,7 +48,7 @@ pub fn open_count() -> Option<usize> {
 }
 
 /// Those from `first` on that are open, some hundred at a time: `poll` says of each that is not. With
-/// 4,000 of them that takes 16 calls instead of 4,000, and a millisecond less.
+/// 4,000 of them that takes some 300 calls instead of 4,000.
 fn open_among(first: i32) -> Vec<i32> {
     let numbers = first..first.saturating_add(NUMBERS_AT_ONCE);
     let mut polled = numbers
@@ -65,8 +65,9 @@ fn open_among(first: i32) -> Vec<i32> {
     if answered < 0 {
         return numbers.filter(|number| is_open(*number)).collect();
     }
-    let open = polled.iter().filter(|one| one.revents & libc::POLLNVAL == 0);
-    open.map(|one| one.fd).collect()
+    // It says so as well of one that is open as a mere path.
+    let open = |one: &&libc::pollfd| one.revents & libc::POLLNVAL == 0 || is_open(one.fd);
+    polled.iter().filter(open).map(|one| one.fd).collect()
 }
 
 fn is_open(number: i32) -> bool {
