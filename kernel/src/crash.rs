@@ -6,6 +6,9 @@
 //! `KINGPOLE_GUARD_CRASH_POINT=NAME[#COUNT]` the first guard. Several, for several epochs, are
 //! separated by semicolons. Unit tests can watch the points instead.
 
+use crate::limits::RESUME_PATIENCE;
+use std::time::Duration;
+
 /// A point between two stores that a test may want to die at. Names are listed where they are used
 /// and are stable: tests choose them by text.
 #[inline]
@@ -43,15 +46,29 @@ pub fn fault_point(name: &'static str) -> Result<(), nix::errno::Errno> {
 }
 
 /// A stage of going on where the image before stopped: the candidate of an upgrade can be made to die
-/// there (`KINGPOLE_RESUME_CRASH=NAME`) or to fail (`KINGPOLE_RESUME_FAULT=NAME`); as a guard by
-/// `KINGPOLE_GUARD_RESUME_CRASH` and `KINGPOLE_GUARD_RESUME_FAULT`.
+/// there (`KINGPOLE_RESUME_CRASH=NAME`), to fail (`KINGPOLE_RESUME_FAULT=NAME`) or to hang
+/// (`KINGPOLE_RESUME_HANG=NAME`); as a guard by `KINGPOLE_GUARD_RESUME_CRASH` and so on.
 ///
 /// # Errors
 /// `ENOMEM`, only then.
 #[inline]
 pub fn resume_stage(name: &'static str) -> Result<(), nix::errno::Errno> {
     crash_point(name);
+    #[cfg(feature = "crash-points")]
+    armed::pass_hang(name);
     fault_point(name)
+}
+
+/// How long the program that this one becomes may take until it serves.
+#[must_use]
+pub fn resume_patience() -> Duration {
+    #[cfg(feature = "crash-points")]
+    if let Some(ms) = std::env::var_os("KINGPOLE_RESUME_PATIENCE_MS")
+        && let Some(Ok(ms)) = ms.to_str().map(str::parse)
+    {
+        return Duration::from_millis(ms);
+    }
+    RESUME_PATIENCE
 }
 
 /// Who passes points from here on.
@@ -72,6 +89,7 @@ pub fn arm(victim: Victim) {
     #[cfg(feature = "crash-points")]
     {
         armed::arm(victim);
+        armed::arm_hang(victim);
         faults::arm(victim);
     }
     #[cfg(not(feature = "crash-points"))]
@@ -118,6 +136,27 @@ mod armed {
             })
         });
         let _ = TARGET.set(target);
+    }
+
+    /// The stage at which to hang.
+    #[cfg(feature = "crash-points")]
+    static HANG: OnceLock<String> = OnceLock::new();
+
+    #[cfg(feature = "crash-points")]
+    pub(super) fn arm_hang(victim: super::Victim) {
+        let variable = match victim {
+            super::Victim::NextImage => "KINGPOLE_RESUME_HANG",
+            super::Victim::NextGuard => "KINGPOLE_GUARD_RESUME_HANG",
+            super::Victim::Kernel(_) | super::Victim::Guard => return,
+        };
+        let _ = HANG.set(std::env::var(variable).unwrap_or_default());
+    }
+
+    #[cfg(feature = "crash-points")]
+    pub(super) fn pass_hang(name: &'static str) {
+        while HANG.get().is_some_and(|hang| hang == name) {
+            nix::unistd::pause();
+        }
     }
 
     #[cfg(feature = "crash-points")]

@@ -121,3 +121,7 @@ pub const RESOLVE_DELAY_NS: u64 = 1_000_000;
 pub const READ_AGAIN_FIRST_NS: u64 = 1_000_000;
 /// See [`READ_AGAIN_FIRST_NS`].
 pub const READ_AGAIN_DOUBLINGS_MAX: u32 = 10;
+
+/// How long a program that another one has become may take until it serves; with 1,000 children on a
+/// busy machine it takes a fifth of a second. Then it is taken for hung.
+pub const RESUME_PATIENCE: std::time::Duration = std::time::Duration::from_secs(15);

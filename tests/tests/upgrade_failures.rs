@@ -4,6 +4,7 @@
 //! before it stopped; the program before ignores the variables that ask for it.
 
 use kingpole_protocol::client::blocking::{Client, Notice};
+use kingpole_protocol::places::Address;
 use kingpole_protocol::status::EndStatus;
 use kingpole_protocol::{ByteString, Sequence};
 use kingpole_tests::puppet::Puppet;
@@ -141,6 +142,136 @@ fn a_program_that_dies_while_it_goes_on_is_replaced_by_the_one_before() {
             }
         });
     }
+}
+
+/// How long a program may take in the tests that have it hang; those that do not hang must not be
+/// taken for such ones on a busy machine.
+const HANG_PATIENCE_MS: &str = "4000";
+
+/// A kernel that becomes a program which hangs at a stage.
+fn kernel_that_meets_hang(variable: &str, stage: &str, arguments: &[&str]) -> Kernel {
+    let scratch = Rc::new(Scratch::new());
+    let mut command = Kernel::command_of(binaries::kernel_with_crash_points(), &scratch);
+    command
+        .env(variable, stage)
+        .env("KINGPOLE_RESUME_PATIENCE_MS", HANG_PATIENCE_MS)
+        .args(arguments);
+    Kernel::start_command(scratch, command)
+}
+
+#[test]
+fn a_program_that_hangs_while_it_goes_on_gives_way_to_the_one_before_in_the_same_process() {
+    let candidate = binaries::kernel_with_crash_points();
+    let hang = |stage: &'static str, arguments: &[&str]| {
+        let kernel = kernel_that_meets_hang("KINGPOLE_RESUME_HANG", stage, arguments);
+        let mut client = kernel.client();
+        let mut puppet = Puppet::spawn(&kernel, &mut client, "child", |_| {});
+        client
+            .follow(puppet.process(), Sequence(0), 1 << 20)
+            .unwrap();
+        puppet.ask("flood out 0 3000 100");
+        let mut text = TextSession::open(&Place::Unix(kernel.socket()));
+        text.ask("set colour red");
+        let before = client.status().unwrap();
+
+        let answer = text.ask(&format!("upgrade {}", candidate.display()));
+        assert!(
+            answer.contains("nothing has happened") && answer.contains("did not serve within 4s"),
+            "{stage} {arguments:?}: {answer}"
+        );
+
+        // Both sessions go on, and so does everything else.
+        assert_eq!(text.ask("get colour"), "red");
+        puppet.ask("flood out 3000 3000 100");
+        read_pattern(&mut client, &kernel, 0, 6000);
+        let after = client.status().unwrap();
+        assert_eq!(
+            (after.pid, after.guard_pid, after.epoch, after.generation),
+            (
+                before.pid,
+                before.guard_pid,
+                before.epoch,
+                before.generation
+            ),
+        );
+        puppet.report();
+    };
+    // All at once: each waits for most of its time.
+    std::thread::scope(|scope| {
+        for stage in STAGES {
+            for arguments in [&[][..], &["--no-guard"]] {
+                let hang = &hang;
+                scope.spawn(move || hang(stage, arguments));
+            }
+        }
+    });
+}
+
+#[test]
+fn a_program_that_hangs_before_it_can_go_back_is_ended_and_the_one_before_started() {
+    let candidate = binaries::kernel_with_crash_points();
+    let kernel = kernel_that_meets_hang("KINGPOLE_RESUME_HANG", "resume: start", &[]);
+    let mut client = kernel.client();
+    let mut puppet = Puppet::spawn(&kernel, &mut client, "child", |_| {});
+    puppet.ask("flood out 0 3000 100");
+    let mut text = TextSession::open(&Place::Unix(kernel.socket()));
+    text.send(format!("upgrade {}\n", candidate.display()).as_bytes());
+    let mut client = wait::until("the program before serves again", || {
+        let patience = Some(std::time::Duration::from_secs(1));
+        let address = Address::Unix(kernel.socket());
+        let mut client =
+            Client::connect(&address, "t/1", patience).map_err(|error| error.to_string())?;
+        let status = client.status().map_err(|error| error.to_string())?;
+        if status.epoch == 2 {
+            Ok(client)
+        } else {
+            Err(format!("{status:?}"))
+        }
+    });
+    assert!(
+        kernel.log().contains("killed by signal 14"),
+        "{}",
+        kernel.log()
+    );
+    client
+        .follow(puppet.process(), Sequence(0), 1 << 20)
+        .unwrap();
+    puppet.ask("flood out 3000 3000 100");
+    read_pattern(&mut client, &kernel, 0, 6000);
+}
+
+#[test]
+fn a_guard_that_hangs_while_it_becomes_the_new_program_goes_on_as_it_was() {
+    let candidate = binaries::kernel_with_crash_points();
+    let hang = |stage: &'static str| {
+        let kernel = kernel_that_meets_hang("KINGPOLE_GUARD_RESUME_HANG", stage, &[]);
+        let mut client = kernel.client();
+        let mut puppet = Puppet::spawn(&kernel, &mut client, "child", |_| {});
+        let before = client.status().unwrap();
+        let mut text = TextSession::open(&Place::Unix(kernel.socket()));
+        let answer = text.ask(&format!("upgrade {}", candidate.display()));
+        assert!(answer.contains(" carried in "), "{answer}");
+        wait::until("the guard has gone back", || {
+            let log = kernel.log();
+            if log.contains("could not go on as the guard") && log.contains("did not serve") {
+                Ok(())
+            } else {
+                Err(log)
+            }
+        });
+        let after = kernel.client().status().unwrap();
+        assert_eq!(
+            (after.pid, after.guard_pid, after.epoch),
+            (before.pid, before.guard_pid, before.epoch),
+        );
+        puppet.report();
+    };
+    std::thread::scope(|scope| {
+        for stage in ["guard: shared memory", "guard: ready"] {
+            let hang = &hang;
+            scope.spawn(move || hang(stage));
+        }
+    });
 }
 
 #[test]

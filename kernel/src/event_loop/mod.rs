@@ -197,7 +197,8 @@ pub enum LoopError {
 impl Kernel {
     /// Puts a kernel together that goes on where another one stopped; the first one goes on with
     /// nothing. Also gives the tags of
-    /// descriptors that belong to nothing any more.
+    /// descriptors that belong to nothing any more. Calls `point_of_no_return` when nothing can fail any
+    /// more, before anybody hears of anything.
     ///
     /// # Errors
     /// What was inherited makes no sense, or Linux refuses something.
@@ -205,6 +206,7 @@ impl Kernel {
         parts: Parts,
         inheritance: Inheritance,
         succession: Succession,
+        point_of_no_return: impl FnOnce(),
     ) -> Result<(Self, Vec<Tag>), LoopError> {
         // Nothing that was inherited may be closed by a failure: another program may go on with it.
         // What can fail comes first, and after that nobody hears of anything before all is well.
@@ -234,6 +236,7 @@ impl Kernel {
             None => None,
         };
         resume_stage("resume: ready")?;
+        point_of_no_return();
         let mut kernel = ManuallyDrop::into_inner(kernel);
         for note in adopted.notes {
             kernel.log_line(&note);

@@ -5,14 +5,15 @@ use super::connections::{Connection, Course, Resumed as ResumedConnection, Speec
 use super::guarding::Heirloom;
 use super::hands::Orphan;
 use super::{Kernel, LoopError};
-use crate::crash::crash_point;
+use crate::crash::{crash_point, resume_patience};
 use crate::effect::UpgradeExtent;
 use crate::guard::image::Image;
 use crate::guard::role::{Part, Role};
-use crate::memory::held::Tag;
 use crate::input::{Input, ResumedSession};
+use crate::memory::held::Tag;
 use crate::reap::now_ns;
 use crate::state::SessionId;
+use crate::sys::alarm;
 use crate::sys::memfd::create_constant;
 use crate::upgrade::rehearse::Rehearsal;
 use crate::upgrade::saved_state::{
@@ -258,8 +259,12 @@ impl Kernel {
         kept.extend([saved.as_fd(), heirloom.image.binary.as_fd()]);
         kept.extend(self.connections.values().map(Connection::socket));
         crash_point("upgrade: before exec");
+        let failed = |cause: Errno| format!("{}: {}", path.display(), cause.desc());
+        // Should it hang, it is ended, or becomes this program again.
+        alarm::set(resume_patience()).map_err(failed)?;
         let cause = next.become_it(&role, &kept);
-        Err(format!("{}: {}", path.display(), cause.desc()))
+        alarm::cancel();
+        Err(failed(cause))
     }
 
     fn save_sessions(&mut self) -> Result<Vec<SavedSession>, String> {
@@ -288,7 +293,9 @@ impl Kernel {
         path: &Path,
     ) -> Result<OwnedFd, String> {
         let system = |cause: Errno| format!("the state cannot be saved: {}", cause.desc());
-        let saved = self.save(held, sessions, heirloom, order, path).map_err(system)?;
+        let saved = self
+            .save(held, sessions, heirloom, order, path)
+            .map_err(system)?;
         let bytes = saved
             .encode()
             .map_err(|error| format!("the state cannot be saved: {error}"))?;

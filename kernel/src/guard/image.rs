@@ -133,6 +133,12 @@ impl Image {
         self.become_it(role, &[])
     }
 
+    /// What [`Image::become_it`] would start it with: arguments and environment.
+    #[must_use]
+    pub fn words(&self, role: &Role) -> (Vec<CString>, Vec<CString>) {
+        (self.command_line(role), self.environment.clone())
+    }
+
     fn command_line(&self, role: &Role) -> Vec<CString> {
         let role = [ROLE_OPTION, &role.to_string(), ORIGIN_OPTION];
         let role = role.map(|text| CString::new(text).unwrap_or_default());

@@ -10,13 +10,14 @@ use super::pace::{Pace, STARTS_MAX, Served};
 use super::role::{Original, Part, Role};
 use super::shared::{Shared, announce_ends};
 use super::store::{Store, Told};
-use crate::crash::crash_point;
+use crate::crash::{crash_point, resume_patience};
 use crate::exit::Exit;
 use crate::log::{Backlog, Log};
 use crate::memory::{EndStatus, EndedBy};
 use crate::notify::notify;
 use crate::pid_files::PidFiles;
 use crate::reap::{Reaped, now_ns, sweep};
+use crate::sys::alarm;
 use crate::sys::daemon::Promise;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -215,7 +216,12 @@ impl Guard {
             self.image.binary.as_fd(),
         ]);
         crash_point("guard: before exec");
-        let cause = self.image.become_it(&role, &kept);
+        // Should it hang, it is ended, or becomes this program again.
+        let cause = match alarm::set(resume_patience()) {
+            Ok(()) => self.image.become_it(&role, &kept),
+            Err(cause) => cause,
+        };
+        alarm::cancel();
         self.say(&format!(
             "cannot become the new program: {}; this one goes on as the guard",
             cause.desc()

@@ -2,14 +2,53 @@
 //! again, with everything that it was handed.
 
 use super::{RELEASE, StartError};
+use crate::crash::resume_patience;
 use crate::guard::image::Image;
 use crate::guard::role::Role;
+use crate::sys::alarm::{self, Arranged, arrange};
 use crate::sys::inherited::Inherited;
 use crate::sys::memfd::create_constant;
 use nix::errno::Errno;
 use std::fs::File;
 use std::io::{Read, Seek};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+/// Lets this program become the one before should it hang, from wherever it does.
+#[derive(Debug)]
+pub(super) struct WayBack {
+    // First: the file may be closed only when nobody becomes anything any more.
+    _arranged: Arranged,
+    _failure: OwnedFd,
+}
+
+impl WayBack {
+    /// `None` where there is nothing to go back to: then a hung program is ended, and whoever guards it
+    /// starts the one before.
+    pub(super) fn arrange(
+        image: &Image,
+        role: &Role,
+        inherited: &Inherited,
+        numbers: &[i32],
+    ) -> Option<Self> {
+        let previous = role.previous.filter(|_| role.failure.is_none())?;
+        let previous = inherited.copy(previous).ok()?;
+        let patience = resume_patience();
+        let reason = format!("release {RELEASE}: it did not serve within {patience:?}");
+        let failure = create_constant("kingpole-failure", reason.as_bytes()).ok()?;
+        let role = Role {
+            failure: Some(failure.as_raw_fd()),
+            ..role.clone()
+        };
+        let mut numbers = numbers.to_vec();
+        numbers.push(failure.as_raw_fd());
+        let (arguments, environment) = image.words(&role);
+        let arranged = arrange(previous, numbers, arguments, environment).ok()?;
+        Some(Self {
+            _arranged: arranged,
+            _failure: failure,
+        })
+    }
+}
 
 /// Becomes the program before again, with the same state. Returns only if that is not possible.
 pub(super) fn go_back(
@@ -38,6 +77,10 @@ pub(super) fn go_back(
     };
     let mut numbers = numbers.to_vec();
     numbers.push(failure.as_raw_fd());
+    // That one may hang as well.
+    if let Err(cause) = alarm::set(resume_patience()) {
+        return failed(cause);
+    }
     failed(
         image
             .with_binary(previous)

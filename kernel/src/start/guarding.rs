@@ -1,6 +1,6 @@
 //! From a prepared process to a guard.
 
-use super::going_back::{go_back, read_failure};
+use super::going_back::{WayBack, go_back, read_failure};
 use super::{Ground, StartError, own, stderr_log, system};
 use crate::crash::{Victim, arm, resume_stage};
 use crate::exit::Exit;
@@ -14,6 +14,7 @@ use crate::memory::Epoch;
 use crate::notify::notify;
 use crate::pid_files::PidFiles;
 use crate::reap::now_ns;
+use crate::sys::alarm;
 use crate::sys::daemon::{Promise, take_over_title};
 use crate::sys::inherited::Inherited;
 use crate::sys::process::become_subreaper;
@@ -100,14 +101,19 @@ pub(super) fn promoted(
     role: &Role,
     mut inherited: Inherited,
 ) -> Result<Exit, StartError> {
-    if role.kernel.is_some() {
+    if role.kernel.is_some() && role.failure.is_none() {
         arm(Victim::NextGuard);
     }
     let numbers = inherited.numbers().collect::<Vec<_>>();
     // Before the title, which overwrites the arguments.
     let image = Image::of_this_process(&ground.origin).map_err(system("find its own program"))?;
-    match resume(ground, role, &mut inherited) {
+    let way_back = WayBack::arrange(&image, role, &inherited, &numbers);
+    let resumed = resume(ground, role, &mut inherited);
+    // It can only hold and start from here on; before, it has changed nothing.
+    drop(way_back);
+    match resumed {
         Ok(guard) => {
+            alarm::cancel();
             if role.kernel.is_none() {
                 // The one that systemd has started is dead: this is the process to watch now.
                 notify(&format!("MAINPID={}", std::process::id()));

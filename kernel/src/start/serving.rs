@@ -1,11 +1,11 @@
 //! From a prepared process to a kernel that serves.
 
-use super::going_back::{go_back, read_failure};
+use super::going_back::{WayBack, go_back, read_failure};
 use super::{Ground, RELEASE, StartError, own, stderr_log, system};
 use crate::crash::{Victim, arm, resume_stage};
 use crate::event_loop::{
-    Detail, Heirloom, Inheritance, Kernel, Parts, Permissions, Resumption, Succession,
-    open_all, size_of_saved,
+    Detail, Heirloom, Inheritance, Kernel, Parts, Permissions, Resumption, Succession, open_all,
+    size_of_saved,
 };
 use crate::exit::Exit;
 use crate::guard::image::Image;
@@ -16,6 +16,7 @@ use crate::notify::notify;
 use crate::peer::Guests;
 use crate::reap::now_ns;
 use crate::state::About;
+use crate::sys::alarm;
 use crate::sys::daemon::{Promise, take_over_title};
 use crate::sys::inherited::Inherited;
 use crate::sys::process::become_subreaper;
@@ -65,19 +66,39 @@ fn upgraded(
     mut inherited: Inherited,
     saved: i32,
 ) -> Result<Exit, StartError> {
-    arm(Victim::NextImage);
+    if role.failure.is_none() {
+        arm(Victim::NextImage);
+    }
+    resume_stage("resume: start").map_err(system("resume: start"))?;
     let numbers = inherited.numbers().collect::<Vec<_>>();
     // Before the title, which overwrites the arguments.
     let image = Image::of_this_process(&ground.origin).map_err(system("find its own program"))?;
-    match resume(ground, role, &mut inherited, saved) {
+    let mut way_back = WayBack::arrange(&image, role, &inherited, &numbers);
+    let has_guard = role.link.is_some();
+    let point_of_no_return = || {
+        // From here on a guard has to start the program before if this one hangs; without one there
+        // is nobody who could, and ending it would lose everything.
+        drop(way_back.take());
+        if !has_guard {
+            alarm::cancel();
+        }
+    };
+    match resume(ground, role, &mut inherited, saved, point_of_no_return) {
         Ok(kernel) => {
             // Copies, and what nobody claimed.
             drop(inherited);
             drop(image);
-            kernel.run(release_unused_code).map_err(StartError::Ended)?;
+            let started = || {
+                alarm::cancel();
+                release_unused_code();
+            };
+            kernel.run(started).map_err(StartError::Ended)?;
             Ok(Exit::Done)
         }
-        Err(error) => Err(go_back(&image, role, &inherited, &numbers, error)),
+        Err(error) => {
+            drop(way_back);
+            Err(go_back(&image, role, &inherited, &numbers, error))
+        }
     }
 }
 
@@ -87,6 +108,7 @@ fn resume(
     role: &Role,
     inherited: &mut Inherited,
     number: i32,
+    point_of_no_return: impl FnOnce(),
 ) -> Result<Kernel, StartError> {
     let lost = |reason: String| StartError::Resume { reason };
     let stage = |name| resume_stage(name).map_err(system(name));
@@ -146,7 +168,7 @@ fn resume(
             failure,
         }),
     };
-    prepare(ground, beginning)
+    prepare(ground, beginning, point_of_no_return)
 }
 
 /// What a kernel begins with.
@@ -186,7 +208,7 @@ fn serve(
     arm(Victim::Kernel(
         beginning.shared.memory.epoch().0.saturating_add(1),
     ));
-    let kernel = prepare(ground, beginning)?;
+    let kernel = prepare(ground, beginning, || {})?;
     let started = || {
         if let Some(promise) = promise.take() {
             promise.keep(Exit::Done as u8);
@@ -200,8 +222,13 @@ fn serve(
     Ok(Exit::Done)
 }
 
-/// Everything up to a kernel that only has to run. Whatever fails, what was inherited is left open.
-fn prepare(ground: &Ground, beginning: Beginning) -> Result<Kernel, StartError> {
+/// Everything up to a kernel that only has to run. Whatever fails, what was inherited is left open;
+/// nothing fails after `point_of_no_return`.
+fn prepare(
+    ground: &Ground,
+    beginning: Beginning,
+    point_of_no_return: impl FnOnce(),
+) -> Result<Kernel, StartError> {
     let Beginning {
         shared,
         held,
@@ -300,7 +327,8 @@ fn prepare(ground: &Ground, beginning: Beginning) -> Result<Kernel, StartError> 
         held: ManuallyDrop::into_inner(held),
         known_sizes,
     };
-    let (kernel, _) = Kernel::adopt(parts, inheritance, succession).map_err(StartError::Loop)?;
+    let (kernel, _) = Kernel::adopt(parts, inheritance, succession, point_of_no_return)
+        .map_err(StartError::Loop)?;
     Ok(kernel)
 }
 

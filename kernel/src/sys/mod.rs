@@ -3,6 +3,7 @@
 //! Thin on purpose: nothing here decides anything. It knows nothing of processes, rings or plans
 //! beyond the shapes it is handed.
 
+pub mod alarm;
 pub mod child;
 pub mod daemon;
 pub mod exec;

@@ -51,7 +51,7 @@ fn fresh() -> Kernel {
         held: BTreeMap::new(),
         known_sizes: BTreeMap::new(),
     };
-    Kernel::adopt(parts(), inheritance, Succession::Crash)
+    Kernel::adopt(parts(), inheritance, Succession::Crash, || {})
         .unwrap()
         .0
 }
@@ -201,7 +201,7 @@ fn read_until(kernel: &mut Kernel, process: ProcessId, bytes: u64) {
 fn succeed(kernel: Kernel, succession: Succession) -> (Kernel, Vec<Tag>) {
     let inheritance = bequeath(&kernel);
     drop(kernel);
-    Kernel::adopt(parts(), inheritance, succession).unwrap()
+    Kernel::adopt(parts(), inheritance, succession, || {}).unwrap()
 }
 
 #[test]
@@ -323,7 +323,7 @@ fn a_lost_pipe_ends_its_stream_and_nothing_else() {
     drop(kernel);
     let stderr = Tag::of_process(process, HeldKind::Stderr);
     inheritance.held.remove(&stderr).unwrap();
-    let (kernel, _) = Kernel::adopt(parts(), inheritance, Succession::Crash).unwrap();
+    let (kernel, _) = Kernel::adopt(parts(), inheritance, Succession::Crash, || {}).unwrap();
     let cursor = kernel.state.processes[&process].output.cursor;
     assert!(cursor.eof.has(Stream::Stderr) && !cursor.eof.has(Stream::Stdout));
     assert_eq!(cursor.stdout_bytes, 3);
@@ -428,7 +428,7 @@ fn an_end_that_the_guard_published_meanwhile_is_told() {
         .slot(slot)
         .publish_end(&end, EndedBy::Guard);
     drop(kernel);
-    let (kernel, _) = Kernel::adopt(parts(), inheritance, Succession::Crash).unwrap();
+    let (kernel, _) = Kernel::adopt(parts(), inheritance, Succession::Crash, || {}).unwrap();
     let found = kernel.state.processes[&process].end.unwrap();
     assert_eq!(
         found.status,
@@ -522,7 +522,7 @@ fn a_kill_between_any_two_stores_takes_back_nothing_that_was_answered() {
             held: BTreeMap::new(),
             known_sizes: BTreeMap::new(),
         };
-        let (kernel, _) = Kernel::adopt(parts(), inheritance, Succession::Crash).unwrap();
+        let (kernel, _) = Kernel::adopt(parts(), inheritance, Succession::Crash, || {}).unwrap();
         let found = remembered(&kernel.state);
         let either = [&expected[index], &expected[index + 1]];
         assert!(
@@ -598,7 +598,7 @@ fn a_child_whose_ring_is_lost_gets_a_fresh_one_and_a_gap() {
     drop(kernel);
     let ring = Tag::of_process(process, HeldKind::Ring);
     inheritance.held.remove(&ring).unwrap();
-    let (mut kernel, _) = Kernel::adopt(parts(), inheritance, Succession::Crash).unwrap();
+    let (mut kernel, _) = Kernel::adopt(parts(), inheritance, Succession::Crash, || {}).unwrap();
     let after = kernel.state.processes[&process].output;
     assert_eq!(after.capacity_bytes, before.capacity_bytes);
     assert_eq!(after.cursor.next_seq, before.cursor.next_seq);
