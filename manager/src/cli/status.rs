@@ -15,9 +15,7 @@ use super::exit::Exit;
 use super::failure::{Failure, Outcome};
 use super::table::{Align, Table, duration, size};
 use super::{kernel, print, print_json};
-use crate::command::{
-    KernelLink, ProcessState, Readiness, SocketState, StatusReport, WatcherStatus,
-};
+use crate::command::{KernelLink, ProcessState, SocketState, StatusReport, WatcherStatus};
 use crate::shells::control::wire::ManagerInfo;
 use crate::shells::kernel_report;
 
@@ -153,12 +151,7 @@ fn table(watchers: &[WatcherStatus], memory: &BTreeMap<u64, u64>) -> Table {
         ]);
         for process in &watcher.processes {
             let resident = memory.get(&u64::from(process.pid.0));
-            let state = match (process.state, process.readiness) {
-                (ProcessState::Running, Readiness::Starting | Readiness::Unready) => {
-                    process.readiness.name()
-                }
-                (state, _) => state.name(),
-            };
+            let state = process.word();
             let state = match process.outdated {
                 true => format!("{state}, outdated"),
                 false => state.to_owned(),

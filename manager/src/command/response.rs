@@ -285,6 +285,19 @@ pub struct ProcessStatus {
     pub outdated: bool,
 }
 
+impl ProcessStatus {
+    /// What it does, in one word for people: whether it is ready, while it runs.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match (self.state, self.readiness) {
+            (ProcessState::Running, Readiness::Starting | Readiness::Unready) => {
+                self.readiness.name()
+            }
+            (state, _) => state.name(),
+        }
+    }
+}
+
 /// What a process does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

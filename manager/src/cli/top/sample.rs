@@ -81,6 +81,7 @@ pub(super) struct Watcher {
     pub(super) name: String,
     pub(super) state: String,
     pub(super) actual: u32,
+    pub(super) ready: u32,
     pub(super) numprocesses: u32,
     pub(super) restarts: u64,
     #[serde(flatten)]
@@ -95,7 +96,10 @@ pub(super) struct Watcher {
 pub(super) struct Process {
     pub(super) worker: u32,
     pub(super) pid: u32,
+    /// `running`, `starting` or `not ready` while it runs; `stopping`.
     pub(super) state: String,
+    /// Why it is not ready.
+    pub(super) reason: Option<String>,
     pub(super) outdated: bool,
     pub(super) uptime_ms: u64,
     pub(super) restarts: u32,
@@ -234,7 +238,8 @@ fn watcher(status: &WatcherStatus, rates: &Rates<'_>) -> Watcher {
         processes.push(Process {
             worker: process.worker.0,
             pid: process.pid.0,
-            state: process.state.name().to_owned(),
+            state: process.word().to_owned(),
+            reason: process.readiness_reason.clone(),
             outdated: process.outdated,
             uptime_ms: process.uptime_ms,
             restarts: process.restarts,
@@ -245,6 +250,7 @@ fn watcher(status: &WatcherStatus, rates: &Rates<'_>) -> Watcher {
         name: status.name.clone(),
         state: status.state.name().to_owned(),
         actual: status.actual,
+        ready: status.ready,
         numprocesses: status.numprocesses,
         restarts: status.restarts,
         usage,

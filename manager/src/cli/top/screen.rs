@@ -227,7 +227,7 @@ fn row_line(view: &View, sample: &Sample, row: &Row, name_width: usize) -> Line 
             format!(" {:<9}", watcher.state),
         );
         let running = format!("{}/{}", watcher.actual, watcher.numprocesses);
-        let style = if watcher.actual < watcher.numprocesses {
+        let style = if watcher.ready < watcher.numprocesses {
             Style::Busy
         } else {
             Style::Plain
@@ -256,6 +256,9 @@ fn row_line(view: &View, sample: &Sample, row: &Row, name_width: usize) -> Line 
     figures(&mut line, &process.usage);
     if process.outdated {
         line.add(Style::Busy, "  outdated");
+    }
+    if let Some(reason) = &process.reason {
+        line.add(Style::Dim, format!("  {reason}"));
     }
     line
 }

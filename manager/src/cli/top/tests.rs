@@ -21,6 +21,7 @@ fn process(worker: u32, pid: u32, uptime_ms: u64, usage: Usage) -> Process {
         worker,
         pid,
         state: "running".to_owned(),
+        reason: None,
         outdated: false,
         uptime_ms,
         restarts: 0,
@@ -33,6 +34,7 @@ fn watcher(name: &str, state: &str, usage: Usage, processes: Vec<Process>) -> Wa
         name: name.to_owned(),
         state: state.to_owned(),
         actual: u32::try_from(processes.len()).unwrap(),
+        ready: 1,
         numprocesses: 2,
         restarts: 1,
         usage,
@@ -48,6 +50,8 @@ fn sample() -> Sample {
     ];
     let mut late = process(1, 4103, 1_000, usage(1.0, 5, 0, 1 << 20));
     late.outdated = true;
+    late.state = "starting".to_owned();
+    late.reason = Some("not ready yet".to_owned());
     let mut jobs = watcher("jobs", "starting", usage(1.0, 5, 0, 1 << 20), vec![late]);
     jobs.reason = Some("next attempt in 4.0s".to_owned());
     jobs.usage.dropped_bytes = 700;
@@ -107,7 +111,7 @@ WATCHER      STATE          PID   UPTIME RESTARTS   CPU%       RSS     OUT/s  RI
     web.1    running       4101   1m 31s        0   12.5   20.0 MB         0    0%
     web.2    running       4102     5.0s        0   50.0   30.0 MB    2.0 KB    0%
 - jobs       starting       1/2                 1    1.0    5.0 MB         0  100%  700 B lost  next attempt in 4.0s
-    jobs.1   running       4103     1.0s        0    1.0    5.0 MB         0  100%  outdated
+    jobs.1   starting      4103     1.0s        0    1.0    5.0 MB         0  100%  outdated  not ready yet
 socket web  127.0.0.1:8888  3 of 2048 waiting
 
 by name  ? keys  q quit
