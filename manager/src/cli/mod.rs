@@ -9,6 +9,8 @@ mod completions;
 pub mod daemon;
 mod decr;
 mod detach;
+#[cfg(test)]
+mod documented;
 mod dstats;
 mod events;
 pub mod exit;
@@ -75,30 +77,46 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Run a configuration in the foreground and show what its programs write
+    #[command(
+        after_help = "Examples:\n  kingpole run web.ini\n  kingpole run --color never web.ini > run.log"
+    )]
     Run(run::Arguments),
     /// Check a configuration and say what is understood; nothing is started
+    #[command(after_help = "Examples:\n  kingpole check web.ini\n  kingpole check web.ini --json")]
     Check(check::Arguments),
     /// Make a configuration from Supervisor's, a Procfile or PM2's
     Import(import::Arguments),
     /// Show watchers and their processes
+    #[command(after_help = "Examples:\n  kingpole status\n  kingpole status 'web*' --json")]
     Status(status::Arguments),
     /// Print the names of watchers
+    #[command(after_help = "Examples:\n  kingpole list\n  kingpole list 'web*'")]
     List(list::Arguments),
     /// Show what the processes wrote
+    #[command(
+        after_help = "Examples:\n  kingpole logs -f web 'job*'\n  kingpole logs --since 10m --stderr --grep timeout"
+    )]
     Logs(logs::Arguments),
     /// Show what happens to watchers and processes, as it happens
+    #[command(after_help = "Examples:\n  kingpole events\n  kingpole events --json web")]
     Events(events::Arguments),
     /// Start watchers
+    #[command(after_help = "Examples:\n  kingpole start\n  kingpole start web --wait")]
     Start(start::Arguments),
     /// Stop watchers; they stay stopped until they are started
+    #[command(after_help = "Examples:\n  kingpole stop 'job*'\n  kingpole stop web --timeout 30s")]
     Stop(stop::Arguments),
     /// Stop all processes of watchers and start them again
+    #[command(after_help = "Examples:\n  kingpole restart web --wait")]
     Restart(restart::Arguments),
     /// Replace the processes of watchers without an interruption
+    #[command(after_help = "Examples:\n  kingpole reload web --wait\n  kingpole reload")]
     Reload(reload::Arguments),
     /// Run more processes of watchers
+    #[command(after_help = "Examples:\n  kingpole incr web\n  kingpole incr web --by 2 --wait")]
     Incr(incr::Arguments),
     /// Run fewer processes of watchers
+    #[command(after_help = "Examples:\n  kingpole decr web")]
     Decr(decr::Arguments),
     /// Set the number of processes of watchers
     Scale(scale::Arguments),
@@ -107,6 +125,9 @@ enum Verb {
     /// Stop processes of watchers; they are replaced
     Kill(kill::Arguments),
     /// Send a signal to the processes of watchers
+    #[command(
+        after_help = "Examples:\n  kingpole signal HUP web\n  kingpole signal USR1 web --worker 2"
+    )]
     Signal(signal::Arguments),
     /// Make a watcher that no file knows
     Add(add::Arguments),
@@ -133,10 +154,15 @@ enum Verb {
     /// Show managed sockets and where they listen
     Listsockets(listsockets::Arguments),
     /// End the manager and what is not use_papa; the rest runs on
+    #[command(after_help = "Examples:\n  kingpole quit --wait")]
     Quit(quit::Arguments),
     /// End the manager only; everything runs on
+    #[command(after_help = "Examples:\n  kingpole detach")]
     Detach(detach::Arguments),
     /// Replace the program of the manager or of the process kernel; everything runs on
+    #[command(
+        after_help = "Examples:\n  kingpole upgrade --manager --check\n  kingpole upgrade --kernel /usr/local/bin/kingpole-kernel"
+    )]
     Upgrade(upgrade::Arguments),
     /// Print what a shell's Tab key needs
     Completions(completions::Arguments),
