@@ -23,6 +23,9 @@ pub(super) struct Arguments {
     /// Only the process with this pid
     #[arg(long)]
     pid: Option<u32>,
+    /// Ask the hooks `extended_stats` what they have to add
+    #[arg(long)]
+    extended: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -32,7 +35,7 @@ pub(super) fn run(arguments: Arguments, dir: &Path) -> Outcome {
     let command = Command::Stats(StatsRequest {
         selection: arguments.watchers.selection(),
         pid: arguments.pid,
-        extended: false,
+        extended: arguments.extended,
     });
     let answer = ManagerClient::new(dir)?.command(&command, Patience::Usual)?;
     let Answer::Stats { watchers } = &answer else {
@@ -48,6 +51,12 @@ pub(super) fn run(arguments: Arguments, dir: &Path) -> Outcome {
             match &process.info {
                 Some(info) => add(&mut table, &name, info, 0),
                 None => table.row([name, process.pid.to_string(), "gone".to_owned()]),
+            }
+            for (key, value) in &process.extended {
+                let text = value
+                    .as_str()
+                    .map_or_else(|| value.to_string(), str::to_owned);
+                table.row([String::new(), String::new(), format!("  {key}: {text}")]);
             }
         }
     }

@@ -2,6 +2,7 @@
 //! is meant; the shells add what only the system knows.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::{Selection, SocketState};
 use crate::engine::{Moment, Pid, WorkerId};
@@ -41,6 +42,9 @@ pub struct ProcessStatistics {
     /// What the system knows; nothing when the process has gone.
     #[serde(default)]
     pub info: Option<ProcessInfo>,
+    /// What the `extended_stats` hook added or changed, in Circus's words.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub extended: Map<String, Value>,
 }
 
 /// What the system knows of a process, as in Circus's statistics.

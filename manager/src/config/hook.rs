@@ -34,10 +34,6 @@ pub(super) fn read(reader: &mut Reader<'_>) -> BTreeMap<String, HookConfig> {
             };
             reader.warn(written.entry, &problem);
         }
-        if name == "extended_stats" {
-            let problem = "is not called yet: statistics are what the system knows";
-            reader.warn(written.entry, problem);
-        }
         let (target, ignore_failure) = match split(&written.value) {
             Ok(parts) => parts,
             Err(problem) => {

@@ -94,7 +94,12 @@ impl Watcher {
             .is_some_and(|rollout| process <= rollout.through);
         if let Some(current) = &mut self.current {
             current.kept.retain(|kept| *kept != pid);
-            current.stopped.push(pid);
+            let begun = current.started.len();
+            current.started.retain(|started| *started != pid);
+            // One that came and went meanwhile is neither.
+            if current.started.len() == begun {
+                current.stopped.push(pid);
+            }
         }
         match stopped {
             Some(how) => {

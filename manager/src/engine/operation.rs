@@ -9,6 +9,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::action::EventAction;
 use super::context::Context;
 use super::flapping::Flaps;
 use super::ids::{CommandId, Pid, ProcessId};
@@ -94,6 +95,8 @@ pub(super) struct Current {
     pub(super) troubles: u32,
     /// Why it was undone.
     pub(super) undone: Option<String>,
+    /// It was asked to reload what did not run, which is a start, but told of as a reload too.
+    pub(super) reloads_by_starting: bool,
 }
 
 impl Watcher {
@@ -272,6 +275,9 @@ impl Watcher {
         };
         let current = self.current.take().unwrap_or_default();
         self.memory_mut().current = None;
+        if current.reloads_by_starting && result == WatcherResult::Done {
+            self.publish(cx, cx.now, EventAction::Reload);
+        }
         self.report(cx, current, result, reason);
         true
     }
@@ -311,6 +317,8 @@ impl Watcher {
                 }
             }
             Operation::Start | Operation::Replace { .. } => match &self.memory().run {
+                // What a hook refused after its start still has to end.
+                Some(Run::Stopped(StopReason::GaveUp { .. })) if !self.empty() => None,
                 Some(Run::Stopped(StopReason::GaveUp { error, .. })) => {
                     Some((WatcherResult::Failed, Some(error.clone())))
                 }

@@ -86,6 +86,7 @@ impl Engine {
                     pid: child.pid,
                     started: child.started,
                     info: None,
+                    extended: serde_json::Map::new(),
                 })
                 .collect();
             processes.sort_by_key(|process| (process.worker, process.pid));

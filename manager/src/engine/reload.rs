@@ -24,6 +24,9 @@ impl Watcher {
         let newest = self.children.newest();
         let method = self.possible(method);
         if !was_wanted {
+            if let (Some(current), true) = (&mut self.current, method != ReloadMethod::Terminate) {
+                current.reloads_by_starting = true;
+            }
             return;
         }
         let hang_up = self.config.send_hup && method != ReloadMethod::Terminate;

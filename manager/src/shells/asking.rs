@@ -10,15 +10,18 @@ use std::time::Duration;
 use kingpole_protocol::client::blocking::Client;
 use kingpole_protocol::places::Address;
 use kingpole_protocol::spec::{SocketAddress, SocketSpec};
+use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 
+use super::circus::statistics_for_hooks;
+use super::hooks::statistics::Extender;
 use super::processes::{self, Sampler};
 use crate::command::{
     Answer, Command, ManagerStatistics, Refusal, RefusalKind, Response, SignalRequest,
     SocketDetail, WatcherStatistics,
 };
-use crate::engine::Pid;
+use crate::engine::{HookProcess, Pid};
 
 /// How long the kernel may take to list its sockets.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,6 +41,7 @@ pub struct Asker {
     commands: mpsc::Sender<CommandRequest>,
     kernel_socket: PathBuf,
     sampler: Arc<Mutex<Sampler>>,
+    extender: Option<Extender>,
 }
 
 impl Asker {
@@ -48,7 +52,15 @@ impl Asker {
             commands,
             kernel_socket,
             sampler: Arc::default(),
+            extender: None,
         }
+    }
+
+    /// Lets the hooks `extended_stats` add to statistics.
+    #[must_use]
+    pub fn with_extender(mut self, extender: Extender) -> Self {
+        self.extender = Some(extender);
+        self
     }
 
     /// Asks, and waits for the answer.
@@ -61,8 +73,13 @@ impl Asker {
                 self.signal_child(request).await
             }
             command => {
+                let extended = matches!(&command, Command::Stats(request) if request.extended);
                 let answer = self.ask_engine(command).await?;
-                self.complete(answer).await
+                let mut answer = self.complete(answer).await?;
+                if let (true, Answer::Stats { watchers }) = (extended, &mut answer) {
+                    self.extend(watchers).await;
+                }
+                Ok(answer)
             }
         }
     }
@@ -109,6 +126,36 @@ impl Asker {
         }
         sampler.forget_old();
         watchers
+    }
+
+    /// Asks the hooks of the watchers what they have to add.
+    async fn extend(&self, watchers: &mut [WatcherStatistics]) {
+        let Some(extender) = &self.extender else {
+            return;
+        };
+        for watcher in watchers {
+            let all = watcher.processes.iter().map(|process| HookProcess {
+                pid: process.pid,
+                worker: process.worker,
+                started: process.started,
+            });
+            let all: Vec<HookProcess> = all.collect();
+            for process in &mut watcher.processes {
+                let Some(known) = statistics_for_hooks(process) else {
+                    continue;
+                };
+                let stats = Value::Object(known.clone());
+                let told = extender.extend(&watcher.watcher, all.clone(), process.pid.0, stats);
+                let Some(Value::Object(told)) = told.await else {
+                    // Without a hook, or with a broken one, there is nothing to hear of the others.
+                    break;
+                };
+                let news = told.into_iter();
+                process.extended = news
+                    .filter(|(key, value)| known.get(key) != Some(value))
+                    .collect();
+            }
+        }
     }
 
     fn measure_manager(&self) -> Option<ManagerStatistics> {

@@ -16,6 +16,7 @@ use super::control::{self, About, COMMANDS_WAITING_MAX, Control, Stay, Upgrades}
 use super::events::Events;
 use super::greeting::Greeting;
 use super::history::History;
+use super::hooks::statistics::Extender;
 use super::launch::Circumstances;
 use super::link::{KernelLink, LinkSettings};
 use super::listeners::{HeldListener, ListenError, Listeners};
@@ -216,8 +217,9 @@ async fn serve(
     let (commands, inbox) = mpsc::channel(COMMANDS_WAITING_MAX);
     let (asked_upgrades, upgrades) = mpsc::channel(1);
     let (stay, staying) = watch::channel(Stay::Yes);
+    let extender = Extender::start(current.clone(), around.clone(), log.clone());
     let control = Control {
-        asker: Asker::new(commands, about.kernel_socket.clone()),
+        asker: Asker::new(commands, about.kernel_socket.clone()).with_extender(extender),
         history,
         events: events.clone(),
         configuration: current,

@@ -16,4 +16,7 @@ mod reply;
 mod request;
 pub mod service;
 mod sockets;
+mod statistics;
 mod translate;
+
+pub use self::statistics::statistics_for_hooks;

@@ -5,21 +5,19 @@
 
 use serde_json::{Map, Value, json};
 
-use super::info::info;
 use super::json::{Tree, repr};
 use super::options;
-use super::reply::{CircusError, Errno, Fields, seconds};
+use super::reply::{CircusError, Errno, Fields};
 use super::request::{Properties, Request};
+use super::statistics::{dstats, stats};
 use crate::command::{
-    Add, Answer, Change, Command, End, GetOptions, GlobalOptions, KillRequest, Matching,
-    ProcessStatistics, Refusal, RefusalKind, Reload, ReloadConfig, ReloadMethod, Remove, Response,
-    Selection, SetOptions, SignalRequest, StatsRequest, Step, Stopping, Wait, WatcherOutcome,
-    WatcherResult,
+    Add, Answer, Change, Command, End, GetOptions, GlobalOptions, KillRequest, Matching, Refusal,
+    RefusalKind, Reload, ReloadConfig, ReloadMethod, Remove, Response, Selection, SetOptions,
+    SignalRequest, Step, Stopping, Wait, WatcherOutcome, WatcherResult,
 };
 use crate::config::model::SignalNumber;
 use crate::engine::SignalTarget;
 use crate::shells::asking::Asker;
-use crate::shells::clock::Clocks;
 
 /// What a request comes to.
 pub(super) type Outcome = Result<Fields, CircusError>;
@@ -95,12 +93,12 @@ pub(super) async fn answer(request: Request, asker: &Asker, owner: Option<&str>)
 }
 
 /// The engine has answered another question, which would be a bug of ours.
-fn unexpected(_: &Answer) -> CircusError {
+pub(super) fn unexpected(_: &Answer) -> CircusError {
     CircusError::command("the manager gave an answer to another question; this is a bug")
 }
 
 /// What a refusal means for a command about the watcher `name`.
-fn about(name: &str) -> impl Fn(Refusal) -> CircusError {
+pub(super) fn about(name: &str) -> impl Fn(Refusal) -> CircusError {
     move |refusal| match refusal.kind {
         RefusalKind::UnknownWatcher => unknown_watcher(name),
         _ => refusal.into(),
@@ -255,78 +253,6 @@ async fn list_sockets(asker: &Asker) -> Outcome {
         Tree::Object(fields)
     });
     Ok(Fields::none().and_tree("sockets", Tree::List(sockets.collect())))
-}
-
-async fn dstats(asker: &Asker) -> Outcome {
-    match asker.ask(Command::Dstats).await? {
-        Answer::Dstats {
-            manager: Some(manager),
-        } => Ok(Fields::none().and_tree("info", Tree::Object(info(&manager.info)))),
-        Answer::Dstats { manager: None } => {
-            Err(CircusError::command("/proc does not show this process"))
-        }
-        other => Err(unexpected(&other)),
-    }
-}
-
-async fn stats(properties: &Properties, asker: &Asker) -> Outcome {
-    let name = properties.text("name")?;
-    // Circus ignores the process where no watcher is named.
-    let pid = name.map_or(Ok(None), |_| properties.pid("process"))?;
-    let request = StatsRequest {
-        selection: name.map_or_else(Selection::default, Selection::one),
-        pid,
-        extended: name.is_some() && properties.flag("extended", false),
-    };
-    let no_process = |name: &str| {
-        let process = pid.map(|pid| pid.to_string()).unwrap_or_default();
-        CircusError::message(format!("process {process} not found in {}", repr(name)))
-    };
-    let answer = asker.ask(Command::Stats(request)).await;
-    let answer = answer.map_err(|refusal| match (name, refusal.kind) {
-        (Some(name), RefusalKind::UnknownProcess) => no_process(name),
-        (name, _) => about(name.unwrap_or_default())(refusal),
-    })?;
-    let Answer::Stats { watchers } = answer else {
-        return Err(unexpected(&answer));
-    };
-    let clocks = Clocks::read();
-    let by_pid = |processes: &[ProcessStatistics]| {
-        let each = processes
-            .iter()
-            .map(|process| (process.pid.0.to_string(), worker_info(process, clocks)));
-        Tree::Object(each.collect())
-    };
-    let Some(name) = name else {
-        let infos = watchers
-            .iter()
-            .map(|watcher| (watcher.watcher.clone(), by_pid(&watcher.processes)));
-        return Ok(Fields::none().and_tree("infos", Tree::Object(infos.collect())));
-    };
-    let processes: Vec<ProcessStatistics> =
-        watchers.into_iter().flat_map(|it| it.processes).collect();
-    let Some(pid) = pid else {
-        let fields = Fields::none().and("name", name);
-        return Ok(fields.and_tree("info", by_pid(&processes)));
-    };
-    let process = processes.first().ok_or_else(|| no_process(name))?;
-    let fields = Fields::none().and("process", pid);
-    Ok(fields.and_tree("info", worker_info(process, clocks)))
-}
-
-fn worker_info(process: &ProcessStatistics, clocks: Clocks) -> Tree {
-    let Some(found) = &process.info else {
-        return "No such process (stopped?)".into();
-    };
-    let mut fields = info(found);
-    let started = seconds(clocks.wall_of(process.started));
-    let now = seconds(clocks.wall_of(crate::shells::clock::now()));
-    if let Some((_, age)) = fields.iter_mut().find(|(key, _)| key == "age") {
-        *age = (now - started).max(0.0).into();
-    }
-    fields.push(("started".to_owned(), started.into()));
-    fields.push(("wid".to_owned(), process.worker.0.into()));
-    Tree::Object(fields)
 }
 
 /// Name and way of matching of start, stop and restart.

@@ -8,6 +8,7 @@ mod lines;
 mod news;
 pub(in crate::shells) mod program;
 mod python;
+pub mod statistics;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -36,7 +37,7 @@ pub struct HookRunner {
     reporter: Reporter,
     news: mpsc::Receiver<HookNews>,
     running: BTreeMap<HookId, Running>,
-    hosts: BTreeMap<(WatcherKey, Lane), Host>,
+    hosts: BTreeMap<WatcherKey, Host>,
 }
 
 /// What runs for a call.
@@ -44,13 +45,6 @@ pub struct HookRunner {
 enum Running {
     Command(AbortHandle),
     Python(WatcherKey),
-}
-
-/// Statistics have hosts of their own, so that they never keep a decision waiting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Lane {
-    Decisions,
-    Statistics,
 }
 
 impl HookRunner {
@@ -91,7 +85,7 @@ impl HookRunner {
                 };
                 let running = Running::Python(request.watcher.clone());
                 self.running.insert(request.id, running);
-                self.give(watcher, Lane::Decisions, job);
+                self.give(watcher, job);
             }
         }
     }
@@ -101,15 +95,20 @@ impl HookRunner {
         match self.running.remove(&hook) {
             Some(Running::Command(task)) => task.abort(),
             Some(Running::Python(watcher)) => {
-                self.hosts.remove(&(watcher, Lane::Decisions));
+                self.end_host(&watcher);
             }
             None => {}
         }
     }
 
+    /// Ends the Python host of a watcher, and what it is doing with it.
+    fn end_host(&mut self, watcher: &WatcherKey) {
+        self.hosts.remove(watcher);
+    }
+
     /// Lets `extended_stats` of a watcher add to the statistics of one of its processes. Nothing
     /// if there is no such hook.
-    pub fn extend(
+    fn extend(
         &mut self,
         watcher: &WatcherConfig,
         configuration: &Configuration,
@@ -133,7 +132,7 @@ impl HookRunner {
             request: python_request(context, &module, &function),
             done: Done::Statistics(reply),
         };
-        self.give(watcher, Lane::Statistics, job);
+        self.give(watcher, job);
         Some(receiver)
     }
 
@@ -176,9 +175,9 @@ impl HookRunner {
             .insert(hook, Running::Command(task.abort_handle()));
     }
 
-    fn give(&mut self, watcher: &WatcherConfig, lane: Lane, job: Job) {
+    fn give(&mut self, watcher: &WatcherConfig, job: Job) {
         let settings = self.host_settings(watcher);
-        let key = (WatcherKey::of(&watcher.name), lane);
+        let key = WatcherKey::of(&watcher.name);
         let usable = |host: &&Host| host.is_open() && host.settings == settings;
         let job = match self.hosts.get(&key).filter(usable) {
             None => Some(job),
