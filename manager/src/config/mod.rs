@@ -30,6 +30,7 @@ pub mod model;
 pub mod options;
 pub mod pattern;
 mod plugin;
+pub mod plugin_settings;
 pub mod plugin_watcher;
 pub mod probe;
 mod section;

@@ -7,9 +7,9 @@ use std::time::SystemTime;
 
 use tokio::task::spawn_blocking;
 
-use super::options::Options;
 use super::{Tools, every};
 use crate::command::{Answer, Command, GetOptions, Selection};
+use crate::config::plugin_settings::CommandReloaderSettings;
 
 /// Which file a program is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,8 +44,8 @@ fn replaced(before: &mut BTreeMap<String, Identity>, watcher: &str, now: Option<
     earlier.is_some_and(|earlier| earlier != now)
 }
 
-pub(super) async fn run(options: Options, tools: Tools) -> Result<(), String> {
-    let mut ticks = every(options.seconds("loop_rate", 1.0)?);
+pub(super) async fn run(settings: CommandReloaderSettings, tools: Tools) -> Result<(), String> {
+    let mut ticks = every(settings.period);
     let search: Arc<str> = std::env::var("PATH").unwrap_or_default().into();
     let mut before = BTreeMap::new();
     loop {

@@ -1,16 +1,16 @@
 //! HttpObserver: fetches an address, tells statsd how long it took, and restarts a watcher when that
 //! fails. Only `http:`; a redirection counts as an answer and is not followed.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::options::Options;
 use super::statsd::Statsd;
 use super::{Tools, every};
 use crate::config::http_address::{HttpAddress, status};
+use crate::config::plugin_settings::HttpObserverSettings;
 
 /// What an answer is read into; its content does not matter.
 const PIECE_BYTES: usize = 16 << 10;
@@ -35,17 +35,14 @@ async fn fetch(address: &HttpAddress) -> std::io::Result<Option<u16>> {
     }
 }
 
-pub(super) async fn run(options: Options, tools: Tools) -> Result<(), String> {
-    let url = options.text("check_url", "http://localhost/");
-    let wrong = || format!("check_url = {url} is no http:// address");
-    let address = HttpAddress::parse(url).ok_or_else(wrong)?;
-    let patience: Duration = options.seconds("timeout", 10.0)?;
-    let statsd = Statsd::open(&options, "http_observer").await?;
-    let mut ticks = every(options.seconds("loop_rate", 60.0)?);
+pub(super) async fn run(settings: HttpObserverSettings, tools: Tools) -> Result<(), String> {
+    let url = &settings.url;
+    let statsd = Statsd::open(&settings.statsd).await?;
+    let mut ticks = every(settings.period);
     loop {
         ticks.tick().await;
         let begun = Instant::now();
-        let fetched = timeout(patience, fetch(&address)).await;
+        let fetched = timeout(settings.timeout, fetch(&settings.address)).await;
         let code = match fetched {
             Ok(Ok(status)) => status.unwrap_or(NO_ANSWER),
             Ok(Err(_)) | Err(_) => NO_ANSWER,
@@ -56,7 +53,7 @@ pub(super) async fn run(options: Options, tools: Tools) -> Result<(), String> {
         }
         statsd.increment("http_stats.error");
         statsd.increment(&format!("http_stats.error.{code}"));
-        if let Some(watcher) = options.get("restart_on_error") {
+        if let Some(watcher) = &settings.restart {
             tools.log.warning(format!(
                 "http_observer: {url} answers {code}; restarting watcher {watcher:?}"
             ));

@@ -6,7 +6,6 @@
 
 mod command_reloader;
 mod http_observer;
-mod options;
 mod redis_observer;
 mod resource_watcher;
 mod statsd;
@@ -19,9 +18,12 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
-use self::options::Options;
 use crate::command::{Change, Command, Selection, StatsRequest, Wait, WatcherStatistics};
 use crate::config::model::{Configuration, PluginConfig};
+use crate::config::plugin_settings::{
+    CommandReloaderSettings, FullStatsSettings, HttpObserverSettings, PluginOptions,
+    RedisObserverSettings, ResourceWatcherSettings, StatsdSettings, WatchDogSettings, is_active,
+};
 use crate::config::plugin_watcher::{BuiltIn, built_in};
 use crate::shells::asking::Asker;
 use crate::shells::events::Events;
@@ -76,10 +78,10 @@ pub async fn run(mut configuration: watch::Receiver<Arc<Configuration>>, tools: 
             for plugin in &wanted {
                 if let Some(kind) = plugin.class.as_deref().and_then(built_in) {
                     let name = plugin.name.clone();
-                    let options = Options::new(plugin.options.clone());
+                    let options = PluginOptions::new(plugin.options.clone());
                     let tools = tools.clone();
                     running.spawn(async move {
-                        if let Err(reason) = begin(kind, options, tools.clone()).await {
+                        if let Err(reason) = begin(kind, &options, tools.clone()).await {
                             let text = format!("plugin {name:?} does not run: {reason}");
                             tools.log.error(text);
                         }
@@ -94,16 +96,42 @@ pub async fn run(mut configuration: watch::Receiver<Arc<Configuration>>, tools: 
     }
 }
 
-/// Runs one until it is ended from outside; fails at once when its options make no sense.
-async fn begin(kind: BuiltIn, options: Options, tools: Tools) -> Result<(), String> {
+/// Runs one until it is ended from outside. Its options made sense when the configuration was read; what
+/// is wrong with the world (a port that is taken, a host that is unknown) is found here.
+async fn begin(kind: BuiltIn, options: &PluginOptions, tools: Tools) -> Result<(), String> {
+    let say = |error: crate::config::plugin_settings::OptionError| error.to_string();
+    if !is_active(options).map_err(say)? {
+        return Ok(());
+    }
     match kind {
-        BuiltIn::StatsdEmitter => statsd::emit(options, tools).await,
-        BuiltIn::FullStats => statsd::full_stats(options, tools).await,
-        BuiltIn::ResourceWatcher => resource_watcher::run(options, tools).await,
-        BuiltIn::RedisObserver => redis_observer::run(options, tools).await,
-        BuiltIn::HttpObserver => http_observer::run(options, tools).await,
-        BuiltIn::WatchDog => watchdog::run(options, tools).await,
-        BuiltIn::CommandReloader => command_reloader::run(options, tools).await,
+        BuiltIn::StatsdEmitter => {
+            let settings = StatsdSettings::read(options, "app").map_err(say)?;
+            statsd::emit(settings, tools).await
+        }
+        BuiltIn::FullStats => {
+            let settings = FullStatsSettings::read(options).map_err(say)?;
+            statsd::full_stats(settings, tools).await
+        }
+        BuiltIn::ResourceWatcher => {
+            let settings = ResourceWatcherSettings::read(options).map_err(say)?;
+            resource_watcher::run(settings, tools).await
+        }
+        BuiltIn::RedisObserver => {
+            let settings = RedisObserverSettings::read(options).map_err(say)?;
+            redis_observer::run(settings, tools).await
+        }
+        BuiltIn::HttpObserver => {
+            let settings = HttpObserverSettings::read(options).map_err(say)?;
+            http_observer::run(settings, tools).await
+        }
+        BuiltIn::WatchDog => {
+            let settings = WatchDogSettings::read(options).map_err(say)?;
+            watchdog::run(settings, tools).await
+        }
+        BuiltIn::CommandReloader => {
+            let settings = CommandReloaderSettings::read(options).map_err(say)?;
+            command_reloader::run(settings, tools).await
+        }
         // The engine does it.
         BuiltIn::Flapping => Ok(()),
     }

@@ -1,15 +1,13 @@
 //! RedisObserver: asks a redis server how it is, tells statsd, and restarts a watcher when there is no
 //! answer in time.
 
-use std::time::Duration;
-
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::options::Options;
 use super::statsd::Statsd;
 use super::{Tools, every};
+use crate::config::plugin_settings::{RedisObserverSettings, RedisServer};
 
 /// What is told of INFO's answer.
 const OBSERVED: [&str; 22] = [
@@ -43,63 +41,27 @@ const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// Longest line of the protocol around answers.
 const LINE_BYTES_MAX: u64 = 4096;
 
-/// A server as `redis://[[USER]:PASSWORD@]HOST[:PORT][/DB]` names it.
-#[derive(Debug, PartialEq, Eq)]
-struct Server {
-    host: String,
-    port: u16,
-    authentication: Vec<String>,
-    database: Option<String>,
-}
-
-impl Server {
-    fn parse(url: &str) -> Option<Self> {
-        let rest = url.strip_prefix("redis://")?;
-        let (place, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let (user, place) = match place.rsplit_once('@') {
-            Some((user, place)) => (user, place),
-            None => ("", place),
-        };
-        let (name, password) = user.split_once(':').unwrap_or((user, ""));
-        let authentication = [name, password].into_iter().filter(|part| !part.is_empty());
-        let (host, port) = match place.rsplit_once(':') {
-            Some((host, port)) => (host, port.parse().ok()?),
-            None => (place, 6379),
-        };
-        let database = path.split('?').next().filter(|text| !text.is_empty());
-        if database.is_some_and(|text| text.parse::<u32>().is_err()) {
-            return None;
-        }
-        Some(Self {
-            host: if host.is_empty() { "localhost" } else { host }.to_owned(),
-            port,
-            authentication: authentication.map(str::to_owned).collect(),
-            database: database.map(str::to_owned),
-        })
+/// The text of INFO.
+async fn info(server: &RedisServer) -> Result<String, String> {
+    let say = |error: std::io::Error| error.to_string();
+    let stream = TcpStream::connect((server.host.as_str(), server.port)).await;
+    let mut stream = BufReader::new(stream.map_err(say)?);
+    let mut commands = Vec::new();
+    if !server.authentication.is_empty() {
+        let mut words = vec!["AUTH"];
+        words.extend(server.authentication.iter().map(String::as_str));
+        commands.push(words);
     }
-
-    /// The text of INFO.
-    async fn info(&self) -> Result<String, String> {
-        let say = |error: std::io::Error| error.to_string();
-        let stream = TcpStream::connect((self.host.as_str(), self.port)).await;
-        let mut stream = BufReader::new(stream.map_err(say)?);
-        let mut commands = Vec::new();
-        if !self.authentication.is_empty() {
-            let mut words = vec!["AUTH"];
-            words.extend(self.authentication.iter().map(String::as_str));
-            commands.push(words);
-        }
-        if let Some(database) = &self.database {
-            commands.push(vec!["SELECT", database]);
-        }
-        commands.push(vec!["INFO"]);
-        let mut answer = String::new();
-        for words in commands {
-            stream.write_all(&request(&words)).await.map_err(say)?;
-            answer = reply(&mut stream).await?;
-        }
-        Ok(answer)
+    if let Some(database) = &server.database {
+        commands.push(vec!["SELECT", database]);
     }
+    commands.push(vec!["INFO"]);
+    let mut answer = String::new();
+    for words in commands {
+        stream.write_all(&request(&words)).await.map_err(say)?;
+        answer = reply(&mut stream).await?;
+    }
+    Ok(answer)
 }
 
 /// A command in redis's protocol.
@@ -136,15 +98,13 @@ fn gauges(info: &str) -> impl Iterator<Item = (&str, &str)> {
     fields.filter(|(key, _)| OBSERVED.contains(key))
 }
 
-pub(super) async fn run(options: Options, tools: Tools) -> Result<(), String> {
-    let url = options.text("redis_url", "redis://localhost:6379/0");
-    let server = Server::parse(url).ok_or_else(|| format!("redis_url = {url} is no redis URL"))?;
-    let patience: Duration = options.seconds("timeout", 5.0)?;
-    let statsd = Statsd::open(&options, "redis_observer").await?;
-    let mut ticks = every(options.seconds("loop_rate", 60.0)?);
+pub(super) async fn run(settings: RedisObserverSettings, tools: Tools) -> Result<(), String> {
+    let (server, patience) = (&settings.server, settings.timeout);
+    let statsd = Statsd::open(&settings.statsd).await?;
+    let mut ticks = every(settings.period);
     loop {
         ticks.tick().await;
-        let answer = timeout(patience, server.info()).await;
+        let answer = timeout(patience, info(server)).await;
         match answer.unwrap_or_else(|_| Err(format!("no answer within {patience:?}"))) {
             Ok(info) => {
                 for (key, value) in gauges(&info) {
@@ -153,7 +113,7 @@ pub(super) async fn run(options: Options, tools: Tools) -> Result<(), String> {
             }
             Err(reason) => {
                 statsd.increment("redis_stats.error");
-                if let Some(watcher) = options.get("restart_on_timeout") {
+                if let Some(watcher) = &settings.restart {
                     tools.log.warning(format!(
                         "redis_observer: {}:{}: {reason}; restarting watcher {watcher:?}",
                         server.host, server.port
@@ -171,20 +131,6 @@ pub(super) async fn run(options: Options, tools: Tools) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn urls_are_read() {
-        let server = Server::parse("redis://localhost:6379/0").unwrap();
-        assert_eq!((server.host.as_str(), server.port), ("localhost", 6379));
-        assert_eq!(server.database.as_deref(), Some("0"));
-        let server = Server::parse("redis://:secret@10.0.0.1").unwrap();
-        assert_eq!(server.authentication, ["secret"]);
-        assert_eq!((server.host.as_str(), server.port), ("10.0.0.1", 6379));
-        assert_eq!(server.database, None);
-        for wrong in ["http://x", "redis://x:y", "redis://x/db"] {
-            assert_eq!(Server::parse(wrong), None, "{wrong}");
-        }
-    }
 
     #[test]
     fn only_what_circus_tells_is_told() {

@@ -2,81 +2,36 @@
 
 use std::collections::BTreeMap;
 
-use super::options::{Options, size};
 use super::statsd::Statsd;
 use super::{Tools, every};
 use crate::command::{Command, ProcessInfo, Selection, SignalRequest};
+use crate::config::plugin_settings::{Bounds, Memory, ResourceWatcherSettings};
 use crate::engine::SignalTarget;
 
-/// A bound on memory: percent of the machine's, or bytes.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Memory {
-    Percent(f64),
-    Bytes(u64),
-}
-
-impl Memory {
-    fn read(options: &Options, key: &str) -> Result<Option<Self>, String> {
-        let Some(text) = options.get(key) else {
-            return Ok(None);
-        };
-        match (text.parse(), size(text)) {
-            (Ok(percent), _) => Ok(Some(Self::Percent(percent))),
-            (_, Some(bytes)) => Ok(Some(Self::Bytes(bytes))),
-            _ => Err(format!(
-                "{key} = {text} is neither percent nor a size such as 50M"
-            )),
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Bounds {
-    max_cpu: f64,
-    min_cpu: Option<f64>,
-    max_mem: Option<Memory>,
-    min_mem: Option<Memory>,
-    health: f64,
-    max_count: u64,
-}
-
-impl Bounds {
-    fn read(options: &Options) -> Result<Self, String> {
-        Ok(Self {
-            max_cpu: options.number("max_cpu", 90.0)?,
-            min_cpu: options.parsed("min_cpu")?,
-            max_mem: Memory::read(options, "max_mem")?.or(Some(Memory::Percent(90.0))),
-            min_mem: Memory::read(options, "min_mem")?,
-            health: options.number("health_threshold", 75.0)?,
-            max_count: options.parsed("max_count")?.unwrap_or(3),
-        })
-    }
-
-    /// Which bounds processes break: names of metrics.
-    fn broken(&self, use_of: &Use) -> [(&'static str, bool); 5] {
-        let over = self.max_mem.is_some_and(|bound| match bound {
-            Memory::Percent(bound) => use_of.max_mem > bound,
-            Memory::Bytes(bound) => use_of.max_bytes > bound,
-        });
-        let under = self.min_mem.is_some_and(|bound| match bound {
-            Memory::Percent(bound) => use_of.min_mem < bound,
-            Memory::Bytes(bound) => use_of.min_bytes < bound,
-        });
-        let health = f64::midpoint(use_of.max_cpu, use_of.max_mem) > self.health;
-        [
-            (
-                "over_cpu",
-                self.max_cpu > 0.0 && use_of.max_cpu > self.max_cpu,
-            ),
-            (
-                "under_cpu",
-                self.min_cpu.is_some_and(|min| use_of.min_cpu <= min),
-            ),
-            ("over_memory", over),
-            ("under_memory", under),
-            ("over_health", self.health > 0.0 && health),
-        ]
-    }
+/// Which bounds processes break: names of metrics.
+fn broken(bounds: &Bounds, use_of: &Use) -> [(&'static str, bool); 5] {
+    let over = bounds.max_mem.is_some_and(|bound| match bound {
+        Memory::Percent(bound) => use_of.max_mem > bound,
+        Memory::Bytes(bound) => use_of.max_bytes > bound,
+    });
+    let under = bounds.min_mem.is_some_and(|bound| match bound {
+        Memory::Percent(bound) => use_of.min_mem < bound,
+        Memory::Bytes(bound) => use_of.min_bytes < bound,
+    });
+    let health = f64::midpoint(use_of.max_cpu, use_of.max_mem) > bounds.health;
+    [
+        (
+            "over_cpu",
+            bounds.max_cpu > 0.0 && use_of.max_cpu > bounds.max_cpu,
+        ),
+        (
+            "under_cpu",
+            bounds.min_cpu.is_some_and(|min| use_of.min_cpu <= min),
+        ),
+        ("over_memory", over),
+        ("under_memory", under),
+        ("over_health", bounds.health > 0.0 && health),
+    ]
 }
 
 /// What processes use at most and at least; nothing at all where there are none.
@@ -132,16 +87,11 @@ impl Counts {
     }
 }
 
-pub(super) async fn run(options: Options, tools: Tools) -> Result<(), String> {
-    // The older name of the option.
-    let watcher = options.get("watcher").or_else(|| options.get("service"));
-    let watcher = watcher.ok_or("watcher is missing: which one shall be looked after?")?;
-    let bounds = Bounds::read(&options)?;
-    let with_children = options.flag("process_children");
-    let child_signal = options.parsed("child_signal")?.unwrap_or(15);
-    let statsd = Statsd::open(&options, "app").await?;
+pub(super) async fn run(settings: ResourceWatcherSettings, tools: Tools) -> Result<(), String> {
+    let (watcher, bounds) = (settings.watcher.as_str(), &settings.bounds);
+    let statsd = Statsd::open(&settings.statsd).await?;
     let metric = |name: &str| format!("_resource_watcher.{watcher}.{name}");
-    let mut ticks = every(options.seconds("loop_rate", 60.0)?);
+    let mut ticks = every(settings.period);
     let mut own = Counts::default();
     let mut children: BTreeMap<u32, Counts> = BTreeMap::new();
     loop {
@@ -156,7 +106,7 @@ pub(super) async fn run(options: Options, tools: Tools) -> Result<(), String> {
             .filter_map(|process| process.info.as_ref())
             .collect();
         let judge = |counts: &mut Counts, infos: &[&ProcessInfo]| {
-            let broken = bounds.broken(&Use::of(infos));
+            let broken = broken(bounds, &Use::of(infos));
             for (name, _) in broken.iter().filter(|(_, broken)| *broken) {
                 statsd.increment(&metric(name));
             }
@@ -174,7 +124,7 @@ pub(super) async fn run(options: Options, tools: Tools) -> Result<(), String> {
                 tools.log.warning(format!("resource_watcher: {reason}"));
             }
         }
-        if !with_children {
+        if !settings.process_children {
             continue;
         }
         let mut before = std::mem::take(&mut children);
@@ -184,7 +134,7 @@ pub(super) async fn run(options: Options, tools: Tools) -> Result<(), String> {
                 if judge(&mut counts, &[child]) {
                     let request = SignalRequest {
                         selection: Selection::one(watcher),
-                        signal: child_signal,
+                        signal: settings.child_signal,
                         pid: Some(parent.pid),
                         worker: None,
                         child_pid: Some(child.pid),
@@ -202,17 +152,18 @@ pub(super) async fn run(options: Options, tools: Tools) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::plugin_settings::PluginOptions;
 
-    fn options(all: &[(&str, &str)]) -> Options {
+    fn options(all: &[(&str, &str)]) -> PluginOptions {
         let all = all
             .iter()
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-        Options::new(all.collect())
+        PluginOptions::new(all.collect())
     }
 
     fn broken(options: &[(&str, &str)], use_of: &Use) -> Vec<&'static str> {
         let bounds = Bounds::read(&self::options(options)).unwrap();
-        let broken = bounds.broken(use_of).into_iter();
+        let broken = super::broken(&bounds, use_of).into_iter();
         broken.filter(|(_, is)| *is).map(|(name, _)| name).collect()
     }
 

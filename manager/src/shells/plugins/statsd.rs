@@ -6,9 +6,9 @@ use std::net::{SocketAddr, UdpSocket};
 use tokio::net::lookup_host;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::options::Options;
 use super::{Tools, every};
 use crate::command::{ProcessInfo, WatcherStatistics};
+use crate::config::plugin_settings::{FullStatsSettings, StatsdSettings};
 
 /// Sends metrics to one server.
 #[derive(Debug)]
@@ -20,16 +20,18 @@ pub(super) struct Statsd {
 }
 
 impl Statsd {
-    /// With the options that all plugins with metrics share.
+    /// Finds the server.
     ///
     /// # Errors
-    /// What is wrong with them.
-    pub(super) async fn open(options: &Options, default_name: &str) -> Result<Self, String> {
-        let name = options.text("application_name", default_name);
-        let host = options.text("host", "localhost");
-        let port = options.parsed::<u16>("port")?.unwrap_or(8125);
-        let rate = options.number("sample_rate", 1.0)?;
-        let found = lookup_host((host, port)).await;
+    /// When it has no address.
+    pub(super) async fn open(settings: &StatsdSettings) -> Result<Self, String> {
+        let StatsdSettings {
+            application,
+            host,
+            port,
+            sample_rate: rate,
+        } = settings;
+        let found = lookup_host((host.as_str(), *port)).await;
         let found = found.map_err(|error| format!("host = {host}: {error}"))?;
         let address = found
             .min_by_key(SocketAddr::is_ipv6)
@@ -46,14 +48,14 @@ impl Statsd {
         };
         let socket = connected().map_err(|error| format!("statsd at {address}: {error}"))?;
         #[expect(clippy::float_cmp, reason = "as written")]
-        let rate = if rate == 1.0 {
+        let rate = if *rate == 1.0 {
             String::new()
         } else {
             format!("|@{rate:?}")
         };
         Ok(Self {
             socket,
-            prefix: format!("circus.{name}.watcher"),
+            prefix: format!("circus.{application}.watcher"),
             rate,
         })
     }
@@ -82,9 +84,9 @@ impl Statsd {
 }
 
 /// StatsdEmitter: each event is counted.
-pub(super) async fn emit(options: Options, tools: Tools) -> Result<(), String> {
+pub(super) async fn emit(settings: StatsdSettings, tools: Tools) -> Result<(), String> {
     let mut events = tools.events.subscribe();
-    let statsd = Statsd::open(&options, "app").await?;
+    let statsd = Statsd::open(&settings).await?;
     loop {
         match events.recv().await {
             // `NAME.ACTION` is what stands behind `watcher.` in the topic.
@@ -101,9 +103,9 @@ pub(super) async fn emit(options: Options, tools: Tools) -> Result<(), String> {
 }
 
 /// FullStats: what the processes of each watcher use, every `loop_rate` seconds.
-pub(super) async fn full_stats(options: Options, tools: Tools) -> Result<(), String> {
-    let statsd = Statsd::open(&options, "app").await?;
-    let mut ticks = every(options.seconds("loop_rate", 60.0)?);
+pub(super) async fn full_stats(settings: FullStatsSettings, tools: Tools) -> Result<(), String> {
+    let statsd = Statsd::open(&settings.statsd).await?;
+    let mut ticks = every(settings.period);
     loop {
         ticks.tick().await;
         match tools.statistics(None).await {
@@ -152,14 +154,13 @@ fn gauges(watcher: &WatcherStatistics) -> Vec<(String, String)> {
 mod tests {
     use super::*;
 
-    fn options(port: u16, more: &[(&str, &str)]) -> Options {
-        let port = port.to_string();
-        let mut all = vec![("host", "127.0.0.1"), ("port", port.as_str())];
-        all.extend(more);
-        let all = all
-            .into_iter()
-            .map(|(key, value)| (key.to_owned(), value.to_owned()));
-        Options::new(all.collect())
+    fn settings(port: u16, application: &str, sample_rate: f64) -> StatsdSettings {
+        StatsdSettings {
+            application: application.to_owned(),
+            host: "127.0.0.1".to_owned(),
+            port,
+            sample_rate,
+        }
     }
 
     #[tokio::test]
@@ -169,9 +170,8 @@ mod tests {
             .set_read_timeout(Some(std::time::Duration::from_secs(10)))
             .unwrap();
         let port = server.local_addr().unwrap().port();
-        let plain = Statsd::open(&options(port, &[]), "app").await.unwrap();
-        let more = [("application_name", "app1"), ("sample_rate", "0.5")];
-        let sampled = Statsd::open(&options(port, &more), "app").await.unwrap();
+        let plain = Statsd::open(&settings(port, "app", 1.0)).await.unwrap();
+        let sampled = Statsd::open(&settings(port, "app1", 0.5)).await.unwrap();
         plain.gauge("_stats.x.mem_max", "1457520");
         plain.timed("http_stats.request_time", 12);
         sampled.increment("fast.reap");
@@ -184,11 +184,6 @@ mod tests {
             let count = server.recv(&mut buffer).unwrap();
             assert_eq!(std::str::from_utf8(&buffer[..count]), Ok(expected));
         }
-        assert!(
-            Statsd::open(&options(1, &[("sample_rate", "x")]), "a")
-                .await
-                .is_err()
-        );
     }
 
     #[test]

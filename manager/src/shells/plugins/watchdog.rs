@@ -8,10 +8,9 @@ use regex_lite::Regex;
 use tokio::net::UdpSocket;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::options::Options;
 use super::{Tools, every};
 use crate::command::{Answer, Command, KillRequest, Selection, Wait};
-use crate::config::model::SignalNumber;
+use crate::config::plugin_settings::WatchDogSettings;
 use crate::engine::res_name;
 use crate::shells::control::wire::EventLine;
 
@@ -86,56 +85,36 @@ impl Watched {
     }
 }
 
-/// As Python's `re.match`: from the beginning on.
-fn anchored(options: &Options, key: &str, default: &str) -> Result<Regex, String> {
-    let text = options.text(key, default);
-    Regex::new(&format!(r"\A(?:{text})")).map_err(|error| format!("{key} = {text}: {error}"))
-}
-
-pub(super) async fn run(options: Options, tools: Tools) -> Result<(), String> {
+pub(super) async fn run(settings: WatchDogSettings, tools: Tools) -> Result<(), String> {
     let mut events = tools.events.subscribe();
-    let watchers = anchored(&options, "watchers_regex", ".*")?;
-    let message = anchored(&options, "msg_regex", "^(?P<pid>.*);(?P<timestamp>.*)$")?;
-    let period = options.seconds("loop_rate", 60.0)?;
-    let max_count = options.parsed::<u32>("max_count")?.unwrap_or(3);
-    let patience = period.saturating_mul(max_count);
-    let signal = match options.get("watchers_stop_signal") {
-        None => None,
-        Some(text) => {
-            let signal = SignalNumber::parse(text);
-            Some(
-                signal
-                    .ok_or_else(|| format!("watchers_stop_signal = {text} is no signal"))?
-                    .0,
-            )
-        }
-    };
-    let graceful_timeout_ms = match options.get("watchers_graceful_timeout") {
-        None => None,
-        Some(_) => {
-            let timeout = options.seconds("watchers_graceful_timeout", 0.0)?;
-            Some(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX))
-        }
-    };
-    let ip = options.text("ip", "127.0.0.1");
-    let port = options.parsed::<u16>("port")?.unwrap_or(1664);
-    let socket = UdpSocket::bind((ip, port)).await;
+    let WatchDogSettings {
+        watchers,
+        message,
+        period,
+        ip,
+        port,
+        ..
+    } = &settings;
+    let patience = period.saturating_mul(settings.max_count);
+    let graceful_timeout = settings.graceful_timeout.map(|it| it.as_millis());
+    let graceful_timeout_ms = graceful_timeout.map(|it| u64::try_from(it).unwrap_or(u64::MAX));
+    let socket = UdpSocket::bind((ip.as_str(), *port)).await;
     let socket = socket.map_err(|error| format!("{ip}:{port}: {error}"))?;
     let mut watched = Watched::default();
-    watched.discover(&tools, &watchers).await;
+    watched.discover(&tools, watchers).await;
     let mut heartbeat = vec![0; HEARTBEAT_BYTES];
-    let mut ticks = every(period);
+    let mut ticks = every(*period);
     loop {
         tokio::select! {
             event = events.recv() => match event {
-                Ok(event) => watched.handle_event(&event, &watchers, Instant::now()),
-                Err(RecvError::Lagged(_)) => watched.discover(&tools, &watchers).await,
+                Ok(event) => watched.handle_event(&event, watchers, Instant::now()),
+                Err(RecvError::Lagged(_)) => watched.discover(&tools, watchers).await,
                 Err(RecvError::Closed) => return Ok(()),
             },
             received = socket.recv(&mut heartbeat) => {
                 let text = heartbeat.get(..received.unwrap_or(0)).unwrap_or_default();
                 if let Ok(text) = std::str::from_utf8(text) {
-                    watched.handle_heartbeat(text, &message, Instant::now());
+                    watched.handle_heartbeat(text, message, Instant::now());
                 }
             }
             _ = ticks.tick() => {
@@ -147,7 +126,7 @@ pub(super) async fn run(options: Options, tools: Tools) -> Result<(), String> {
                         selection: Selection::one(&watcher),
                         pid: Some(pid),
                         worker: None,
-                        signal,
+                        signal: settings.stop_signal,
                         graceful_timeout_ms,
                         wait: Wait::No,
                     };
