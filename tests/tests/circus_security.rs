@@ -292,3 +292,54 @@ fn who_looks_for_a_manager_by_multicast_is_answered_only_where_that_is_set() {
     served.endpoint("endpoint");
     discover(port).expect_err("nobody asked for that");
 }
+
+#[test]
+fn changed_endpoints_are_applied_by_reloadconfig_and_what_is_not_is_said() {
+    let served = Served::start("endpoint = ipc://DIR/before.sock\npubsub_endpoint = off\n");
+    let before = served.endpoint("endpoint");
+    let mut asking = Peer::connect(&before, Kind::Dealer).expect("it serves");
+    write(
+        &served.scratch,
+        "endpoint = ipc://DIR/after.sock\npubsub_endpoint = ipc://DIR/events.sock\nloglevel = debug\n",
+    );
+    let plan = kingpole(&served.scratch, &["reloadconfig", "--dry-run"]);
+    let said = describe(&plan);
+    assert!(
+        said.contains("[circus]: endpoint, pubsub_endpoint changed"),
+        "{said}"
+    );
+    let later = "[circus]: loglevel changed, which takes effect when the manager is started";
+    assert!(said.contains(later), "{said}");
+    // Asked for over the endpoint that goes away: it is answered before that closes.
+    let answer =
+        asking.ask(r#"{"command": "reloadconfig", "id": 7, "properties": {"waiting": true}}"#);
+    let answer = answer.expect("answered");
+    assert_eq!(
+        (&answer["status"], &answer["id"]),
+        (&json!("ok"), &json!(7)),
+        "{answer}"
+    );
+    let after = format!("ipc://{}", served.path("after.sock").display());
+    wait::until("the new endpoint is served", || {
+        Peer::connect(&after, Kind::Dealer)?.ask(QUESTION).map(drop)
+    });
+    wait::until("the events have an endpoint", || {
+        let events = format!("ipc://{}", served.path("events.sock").display());
+        Peer::connect(&events, Kind::Subscriber).map(drop)
+    });
+    asking.answer().expect_err("the old connection is closed");
+    assert!(!served.path("before.sock").exists(), "the old one is gone");
+    // Off means that nobody waits in a socket of former times.
+    write(
+        &served.scratch,
+        "endpoint = off\npubsub_endpoint = ipc://DIR/events.sock\n",
+    );
+    let done = kingpole(&served.scratch, &["reloadconfig", "--wait"]);
+    assert!(done.status.success(), "{}", describe(&done));
+    wait::until("it is closed", || {
+        match Peer::connect(&after, Kind::Dealer) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+}

@@ -81,14 +81,41 @@ impl Difference {
     }
 }
 
+/// Keys of `[circus]` that are applied while the manager runs.
+const AT_ONCE: [&str; 11] = [
+    "check_delay",
+    "warmup_delay",
+    "umask",
+    "endpoint",
+    "pubsub_endpoint",
+    "stats_endpoint",
+    "multicast_endpoint",
+    "endpoint_owner",
+    "allow_remote",
+    "allow_users",
+    "statsd",
+];
+
 /// One line for each thing that changes.
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_empty() {
             return writeln!(f, "nothing changes");
         }
-        if !self.global.is_empty() {
-            writeln!(f, "[circus]: {} changed", self.global.join(", "))?;
+        let (at_once, later): (Vec<&str>, Vec<&str>) = self
+            .global
+            .iter()
+            .map(String::as_str)
+            .partition(|key| AT_ONCE.contains(key));
+        if !at_once.is_empty() {
+            writeln!(f, "[circus]: {} changed", at_once.join(", "))?;
+        }
+        if !later.is_empty() {
+            let keys = later.join(", ");
+            writeln!(
+                f,
+                "[circus]: {keys} changed, which takes effect when the manager is started or upgraded"
+            )?;
         }
         for (name, change) in &self.sockets {
             let text = match change {

@@ -238,7 +238,7 @@ async fn serve(
         kernel_socket: control.about.kernel_socket.clone(),
         working_directory: around.working_directory.clone(),
         carry,
-        all_answered: Arc::clone(&all_served),
+        all_answered: Some(Arc::clone(&all_served)),
         stay: control.stay.clone(),
         log: log.clone(),
     };

@@ -53,24 +53,33 @@ pub struct Setup {
     /// Connections that go on when the manager becomes another program.
     pub carry: Carry,
     /// Dropped when everybody who asked is answered, after `stay` said that the manager leaves.
-    pub all_answered: Arc<oneshot::Sender<()>>,
+    pub all_answered: Option<Arc<oneshot::Sender<()>>>,
     /// Whether the manager goes on.
     pub stay: watch::Receiver<Stay>,
     /// Where is said what happens.
     pub log: Log,
 }
 
-/// One endpoint to be opened.
+/// What decides how an endpoint is served. When it changes, the endpoint is opened anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Wanted {
     /// Its key in `[circus]`, and its name among the listeners.
     key: &'static str,
     endpoint: Endpoint,
     /// Whether the configuration names it.
     written: bool,
+    allow_remote: bool,
+    allow_users: Vec<String>,
+    owner: Option<String>,
 }
 
 impl Wanted {
-    fn new(key: &'static str, written: Option<&str>, default: &str) -> Self {
+    fn new(
+        global: &GlobalSettings,
+        key: &'static str,
+        written: Option<&str>,
+        default: &str,
+    ) -> Self {
         let off = std::env::var_os(DEFAULTS_VARIABLE).is_some_and(|value| value == "off");
         let endpoint = match written {
             Some(text) => Endpoint::parse(text),
@@ -81,78 +90,167 @@ impl Wanted {
             key,
             endpoint: endpoint.unwrap_or(Endpoint::Off),
             written: written.is_some(),
+            allow_remote: global.allow_remote,
+            allow_users: global.allow_users.clone(),
+            owner: global.endpoint_owner.clone(),
         }
+    }
+
+    /// What a configuration asks for.
+    fn of(global: &GlobalSettings) -> [Self; 3] {
+        let endpoint = global.endpoint.as_deref();
+        let pubsub = global.pubsub_endpoint.as_deref();
+        let stats = match global.statsd {
+            true => global.stats_endpoint.as_deref(),
+            false => Some("off"),
+        };
+        [
+            Self::new(global, CONTROL, endpoint, DEFAULT_ENDPOINT),
+            Self::new(global, EVENTS, pubsub, DEFAULT_PUBSUB_ENDPOINT),
+            Self::new(global, STATISTICS, stats, DEFAULT_STATS_ENDPOINT),
+        ]
     }
 }
 
-/// Serves until the manager leaves and last messages are on their way.
-pub async fn serve(setup: Setup) {
-    let global = setup.configuration.borrow().global.clone();
-    let mut tasks = JoinSet::new();
-    let control = Wanted::new("endpoint", global.endpoint.as_deref(), DEFAULT_ENDPOINT);
-    let mut found_at = None;
-    if let Some(listener) = open(&setup, &global, control).await {
-        found_at = Some(as_endpoint(listener.address()));
+const CONTROL: &str = "endpoint";
+const EVENTS: &str = "pubsub_endpoint";
+const STATISTICS: &str = "stats_endpoint";
+
+/// An endpoint as it was opened, or could not be.
+struct Door {
+    wanted: Wanted,
+    /// Where it is.
+    address: Option<Address>,
+    /// Whether it goes on.
+    stay: watch::Sender<Stay>,
+    carry: Carry,
+    /// Whoever serves it.
+    tasks: JoinSet<()>,
+}
+
+impl Door {
+    /// Ends for good while the manager goes on: who waits for an answer gets it, then connections are closed.
+    fn close(self, leaving: &mut JoinSet<()>) {
+        self.carry.close();
+        self.stay.send_replace(Stay::Over);
+        let mut tasks = self.tasks;
+        leaving.spawn(async move { while tasks.join_next().await.is_some() {} });
+    }
+}
+
+/// Serves what the configuration names, and what it names after it has changed, until the manager leaves and last
+/// messages are on their way.
+pub async fn serve(mut setup: Setup) {
+    let mut configuration = setup.configuration.clone();
+    let mut stay = setup.stay.clone();
+    let mut leaving = JoinSet::new();
+    let mut doors: Vec<Door> = Vec::new();
+    let mut discovered: Option<(Option<String>, Option<String>)> = None;
+    let mut discovery = JoinSet::new();
+    loop {
+        let global = configuration.borrow_and_update().global.clone();
+        for wanted in Wanted::of(&global) {
+            let before = doors.iter().position(|door| door.wanted.key == wanted.key);
+            if let Some(before) = before {
+                if doors[before].wanted == wanted {
+                    continue;
+                }
+                let door = doors.swap_remove(before);
+                setup
+                    .log
+                    .info(format!("{}: its settings have changed", wanted.key));
+                door.close(&mut leaving);
+            }
+            doors.push(open(&setup, wanted).await);
+        }
+        // Of endpoints that are not served any more.
+        drop(setup.carry.take());
+        let control = doors.iter().find(|door| door.wanted.key == CONTROL);
+        let control = control.and_then(|door| door.address.as_ref().map(as_endpoint));
+        let wanted = Some((global.multicast_endpoint.clone(), control));
+        if wanted != discovered {
+            discovery.abort_all();
+            if let Some((Some(text), control)) = &wanted {
+                discover(text, control.clone(), &setup.log, &mut discovery);
+            }
+            discovered = wanted;
+        }
+        tokio::select! {
+            changed = configuration.changed() => if changed.is_err() {
+                break;
+            },
+            _ = stay.wait_for(|stay| *stay != Stay::Yes) => break,
+        }
+    }
+    // Only those who still answer somebody keep it now.
+    setup.all_answered = None;
+    let mut last = *stay.borrow();
+    loop {
+        for door in &doors {
+            door.stay.send_replace(last);
+        }
+        // Gone without a word is gone too.
+        if last == Stay::Over || stay.changed().await.is_err() {
+            break;
+        }
+        last = *stay.borrow_and_update();
+    }
+    for door in &mut doors {
+        door.stay.send_replace(Stay::Over);
+        while door.tasks.join_next().await.is_some() {}
+    }
+    while leaving.join_next().await.is_some() {}
+}
+
+async fn open(setup: &Setup, wanted: Wanted) -> Door {
+    let (stay, staying) = watch::channel(Stay::Yes);
+    let carry = setup.carry.of_listener();
+    // Before the endpoint is there, so that nothing is missed by its first subscribers.
+    let happening = setup.events.subscribe();
+    let listener = listen(setup, &wanted, &carry).await;
+    let mut door = Door {
+        address: listener.as_ref().map(|it| it.address().clone()),
+        wanted,
+        stay,
+        carry,
+        tasks: JoinSet::new(),
+    };
+    let Some(listener) = listener else {
+        // Nobody shall wait in a socket that an earlier configuration had.
+        let (listeners, key) = (setup.listeners.clone(), door.wanted.key);
+        let _ = spawn_blocking(move || listeners.close(key)).await;
+        return door;
+    };
+    let log = setup.log.clone();
+    if door.wanted.key == CONTROL {
         let service = CircusService {
             asker: setup.asker.clone(),
             configuration: setup.configuration.clone(),
         };
-        let (stay, log) = (setup.stay.clone(), setup.log.clone());
-        let all_answered = Arc::clone(&setup.all_answered);
-        tasks.spawn(async move {
+        let all_answered = setup.all_answered.clone();
+        door.tasks.spawn(async move {
             let _all_answered = all_answered;
-            router::serve(listener, service, stay, log).await;
+            router::serve(listener, service, staying, log).await;
         });
+        return door;
     }
-    let pubsub = Wanted::new(
-        "pubsub_endpoint",
-        global.pubsub_endpoint.as_deref(),
-        DEFAULT_PUBSUB_ENDPOINT,
-    );
-    // Before the endpoint is there, so that nothing is missed by its first subscribers.
-    let happening = setup.events.subscribe();
-    if let Some(listener) = open(&setup, &global, pubsub).await {
-        let publisher = Publisher::default();
-        let log = setup.log.clone();
-        tokio::spawn(events::publish(happening, publisher.clone(), log.clone()));
-        tasks.spawn(publisher.serve(listener, setup.stay.clone(), log));
+    let publisher = Publisher::default();
+    // These end when the connections have.
+    let mut feeders = JoinSet::new();
+    if door.wanted.key == EVENTS {
+        feeders.spawn(events::publish(happening, publisher.clone(), log.clone()));
+    } else {
+        let reads = SocketReads::default();
+        let asker = setup.asker.clone();
+        feeders.spawn(feed::publish(asker, publisher.clone(), reads.clone()));
+        let (asker, kernel) = (setup.asker.clone(), setup.kernel_socket.clone());
+        feeders.spawn(sockets::watch(asker, publisher.clone(), reads, kernel));
     }
-    if global.statsd {
-        let stats = Wanted::new(
-            "stats_endpoint",
-            global.stats_endpoint.as_deref(),
-            DEFAULT_STATS_ENDPOINT,
-        );
-        if let Some(listener) = open(&setup, &global, stats).await {
-            let publisher = Publisher::default();
-            let reads = SocketReads::default();
-            tokio::spawn(feed::publish(
-                setup.asker.clone(),
-                publisher.clone(),
-                reads.clone(),
-            ));
-            tokio::spawn(sockets::watch(
-                setup.asker.clone(),
-                publisher.clone(),
-                reads,
-                setup.kernel_socket.clone(),
-            ));
-            let log = setup.log.clone();
-            tasks.spawn(publisher.serve(listener, setup.stay.clone(), log));
-        }
-    }
-    if let Some(text) = &global.multicast_endpoint {
-        match found_at {
-            Some(control) => discover(text, control, &setup.log),
-            None => setup.log.warning(format!(
-                "multicast_endpoint {text}: there is no endpoint to be found"
-            )),
-        }
-    }
-    // Of endpoints that are not served any more.
-    drop(setup.carry.take());
-    drop(setup);
-    while tasks.join_next().await.is_some() {}
+    door.tasks.spawn(async move {
+        let _feeders = feeders;
+        publisher.serve(listener, staying, log).await;
+    });
+    door
 }
 
 /// Where something listens, as ZeroMQ writes it.
@@ -163,14 +261,20 @@ fn as_endpoint(address: &Address) -> String {
     }
 }
 
-fn discover(text: &str, control_endpoint: String, log: &Log) {
+fn discover(text: &str, control: Option<String>, log: &Log, tasks: &mut JoinSet<()>) {
+    let Some(control) = control else {
+        log.warning(format!(
+            "multicast_endpoint {text}: there is no endpoint to be found"
+        ));
+        return;
+    };
     let joined = discovery::parse(text)
         .ok_or_else(|| "is not udp://GROUP:PORT with a multicast group".to_owned())
         .and_then(|group| discovery::join(group).map_err(|error| error.to_string()));
     match joined {
         Ok(socket) => {
-            // Nobody waits for its last answer: it ends with the event loop.
-            tokio::spawn(discovery::serve(socket, control_endpoint));
+            // Nobody waits for its last answer.
+            tasks.spawn(discovery::serve(socket, control));
         }
         Err(reason) => log.warning(format!(
             "multicast_endpoint {text}: {reason}; nobody can discover this manager"
@@ -178,26 +282,27 @@ fn discover(text: &str, control_endpoint: String, log: &Log) {
     }
 }
 
-async fn open(setup: &Setup, global: &GlobalSettings, wanted: Wanted) -> Option<Listener> {
+async fn listen(setup: &Setup, wanted: &Wanted, carry: &Carry) -> Option<Listener> {
     let Wanted {
         key,
         endpoint,
         written,
+        ..
     } = wanted;
-    if endpoint == Endpoint::Off {
+    if *endpoint == Endpoint::Off {
         return None;
     }
-    let admission = match (endpoint.reach(), global.allow_remote) {
-        (Reach::Machine, _) => admission(global),
+    let admission = match (endpoint.reach(), wanted.allow_remote) {
+        (Reach::Machine, _) => admission(wanted),
         // Its warning was in the check of the configuration.
         (Reach::Network, false) => return None,
         (Reach::Network, true) => Ok(Admission::Anyone),
     };
     let opened = match admission {
         Err(reason) => Err(reason),
-        Ok(admission) => listen(setup, global, key, &endpoint)
+        Ok(admission) => hold(setup, wanted)
             .await
-            .map(|held| Listener::new(held, admission, key, &setup.carry)),
+            .map(|held| Listener::new(held, admission, key, carry)),
     };
     match opened {
         Ok(listener) => {
@@ -207,7 +312,7 @@ async fn open(setup: &Setup, global: &GlobalSettings, wanted: Wanted) -> Option<
                 .info(format!("{key}: Circus's clients are served at {address}"));
             Some(listener)
         }
-        Err(reason) if written => {
+        Err(reason) if *written => {
             setup.log.error(format!(
                 "{key} {endpoint}: {reason}; Circus's clients cannot connect there"
             ));
@@ -223,24 +328,19 @@ async fn open(setup: &Setup, global: &GlobalSettings, wanted: Wanted) -> Option<
     }
 }
 
-fn admission(global: &GlobalSettings) -> Result<Admission, String> {
-    let mut users = global.allow_users.clone();
-    users.extend(global.endpoint_owner.clone());
+fn admission(wanted: &Wanted) -> Result<Admission, String> {
+    let mut users = wanted.allow_users.clone();
+    users.extend(wanted.owner.clone());
     let guests = Guests::new(geteuid().as_raw(), &users)?;
     Ok(Admission::Users(Arc::new(guests)))
 }
 
 /// Waits for the kernel and for name services, on a helper thread.
-async fn listen(
-    setup: &Setup,
-    global: &GlobalSettings,
-    key: &'static str,
-    endpoint: &Endpoint,
-) -> Result<HeldListener, String> {
+async fn hold(setup: &Setup, wanted: &Wanted) -> Result<HeldListener, String> {
     let listeners = setup.listeners.clone();
-    let endpoint = endpoint.clone();
+    let (key, endpoint) = (wanted.key, wanted.endpoint.clone());
     let directory = setup.working_directory.clone();
-    let owner = global.endpoint_owner.clone();
+    let owner = wanted.owner.clone();
     let opened = spawn_blocking(move || {
         let address = locate(&endpoint, &directory)?;
         let held = listeners

@@ -8,6 +8,7 @@ use std::io;
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -76,6 +77,8 @@ impl CarriedConnection {
 #[derive(Clone, Debug, Default)]
 pub struct Carry {
     connections: Arc<Mutex<Vec<CarriedConnection>>>,
+    /// Set once the listener whose connections these are has ended for good.
+    closed: Arc<AtomicBool>,
 }
 
 impl Carry {
@@ -84,7 +87,22 @@ impl Carry {
     pub fn new(arrived: Vec<CarriedConnection>) -> Self {
         Self {
             connections: Arc::new(Mutex::new(arrived)),
+            closed: Arc::default(),
         }
+    }
+
+    /// The same for one listener, which may end before the others.
+    #[must_use]
+    pub fn of_listener(&self) -> Self {
+        Self {
+            connections: Arc::clone(&self.connections),
+            closed: Arc::default(),
+        }
+    }
+
+    /// What this listener's connections leave is closed from here on.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
     }
 
     /// Those of one listener.
@@ -108,7 +126,8 @@ impl Carry {
     pub(super) fn leave(&self, stream: Stream, state: CarriedState) {
         let mut all = self.lock();
         let waiting: usize = all.iter().map(|one| one.state.bytes()).sum();
-        if state.unread.len() > CARRIED_UNREAD_BYTES_MAX
+        if self.closed.load(Ordering::Relaxed)
+            || state.unread.len() > CARRIED_UNREAD_BYTES_MAX
             || waiting.saturating_add(state.bytes()) > CARRIED_BYTES_MAX
         {
             return;
@@ -159,6 +178,14 @@ mod tests {
         }
         let all = carry.take();
         assert_eq!(all.len(), 1 + CARRIED_BYTES_MAX / CARRIED_UNREAD_BYTES_MAX);
+        assert!(carry.take().is_empty());
+        let of_listener = carry.of_listener();
+        let (one, _peer) = tokio::net::UnixStream::pair().unwrap();
+        of_listener.leave(Stream::Unix(one), state("a", 0));
+        assert_eq!(carry.take().len(), 1);
+        of_listener.close();
+        let (two, _peer) = tokio::net::UnixStream::pair().unwrap();
+        of_listener.leave(Stream::Unix(two), state("a", 0));
         assert!(carry.take().is_empty());
     }
 

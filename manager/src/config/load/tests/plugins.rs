@@ -113,7 +113,10 @@ fn an_option_of_a_built_in_plugin_that_makes_no_sense_is_refused_with_its_line()
         let error = load_files(&[("p.ini", &text)]).unwrap_err();
         let said: Vec<String> = error.errors.iter().map(ToString::to_string).collect();
         assert_eq!(said.len(), 1, "{said:?}");
-        assert!(said[0].ends_with(&format!("(line {place} of p.ini)")), "{said:?}");
+        assert!(
+            said[0].ends_with(&format!("(line {place} of p.ini)")),
+            "{said:?}"
+        );
         assert!(
             said[0].contains(&format!("plugin \"p\": {reason}")),
             "{said:?}"
