@@ -21,6 +21,12 @@ const AT_ONCE: u64 = 50;
 /// How 100 processes are spread over watchers.
 const SHAPES: [(u32, u32); 2] = [(100, 1), (1, 100)];
 
+/// How often as many as circusd.
+const WANTED: f64 = 10.0;
+
+/// Takes one figure.
+type Figure = fn(&Rate) -> f64;
+
 /// One daemon that serves Circus's clients.
 struct Daemon {
     name: &'static str,
@@ -54,18 +60,18 @@ fn main() {
             let bytes = from_us.last().expect("just measured").reply_bytes;
             limits.push(ping_pong(bytes, effort));
         }
-        let of = |rates: &[Rate], take: fn(&Rate) -> f64| median(rates.iter().map(take).collect());
-        let figures: [(&str, fn(&Rate) -> f64, f64, &str); 3] = [
-            ("one at a time", |rate| rate.per_second, 10.0, "1/s"),
-            ("50 under way", |rate| rate.at_once, 10.0, "1/s"),
-            ("median latency", |rate| 1e6 / rate.median_us, 10.0, "1/s"),
+        let of = |rates: &[Rate], take: Figure| median(rates.iter().map(take).collect());
+        let figures: [(&str, Figure); 3] = [
+            ("one at a time", |rate| rate.per_second),
+            ("50 under way", |rate| rate.at_once),
+            ("median latency", |rate| 1e6 / rate.median_us),
         ];
-        for (name, take, wanted, unit) in figures {
+        for (name, take) in figures {
             let (ours, theirs) = (of(&from_us, take), of(&from_them, take));
             let ratio = ours / theirs;
-            let verdict = if ratio >= wanted { "good" } else { "BELOW" };
+            let verdict = if ratio >= WANTED { "good" } else { "BELOW" };
             println!(
-                "{name:<16} ours {ours:>8.0}  circusd {theirs:>8.0} {unit}  ratio {ratio:.1}  wanted {wanted}  {verdict}"
+                "{name:<16} ours {ours:>8.0}  circusd {theirs:>8.0} 1/s  ratio {ratio:.1}  wanted {WANTED}  {verdict}"
             );
         }
         let latency = of(&from_us, |rate| rate.median_us);
