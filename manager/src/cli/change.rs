@@ -95,6 +95,15 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
+    /// As a verb says whose own options mean more than these.
+    pub(super) const fn new(wait: bool, timeout: Option<Duration>, json: bool) -> Self {
+        Self {
+            wait,
+            timeout,
+            json,
+        }
+    }
+
     pub(super) fn wait(&self) -> Wait {
         Wait::from(self.wait || self.timeout.is_some())
     }
@@ -234,6 +243,7 @@ pub(super) fn describe(answer: &Answer) -> String {
         | Answer::Options { .. }
         | Answer::Stats { .. }
         | Answer::Dstats { .. }
+        | Answer::Runs { .. }
         | Answer::Sockets { .. } => String::new(),
     }
 }

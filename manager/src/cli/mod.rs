@@ -33,6 +33,7 @@ mod reload;
 mod reloadconfig;
 mod restart;
 mod rm;
+mod rolling;
 mod run;
 mod scale;
 mod set;

@@ -7,6 +7,7 @@
 
 pub mod options;
 pub mod response;
+pub mod rolling;
 pub mod statistics;
 
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,7 @@ pub use response::{
     SocketState, SocketStatus, StatusReport, WatcherOutcome, WatcherPids, WatcherResult,
     WatcherState, WatcherStatus,
 };
+pub use rolling::{Caller, Roll, RollOptions, RunReport, RunState};
 pub use statistics::{
     ManagerStatistics, ProcessInfo, ProcessStatistics, SocketDetail, StatsRequest,
     WatcherStatistics,
@@ -77,6 +79,10 @@ pub enum Command {
     Dstats,
     /// Managed sockets with their addresses.
     ListSockets,
+    /// Replace the processes of watchers while never fewer than a number of them are ready.
+    Roll(Roll),
+    /// How far rolling runs are, or what became of the last ones.
+    Runs(Selection),
     /// Stop what is not `use_papa` and leave; the rest runs on.
     Quit(End),
     /// Leave; everything runs on.
@@ -86,6 +92,19 @@ pub enum Command {
 }
 
 impl Command {
+    /// Notes who gave it, where that is kept.
+    pub fn set_caller(&mut self, caller: Caller) {
+        if let Self::Roll(request) = self {
+            request.by = caller;
+        }
+    }
+
+    /// Whether it is kept who gave it.
+    #[must_use]
+    pub const fn keeps_caller(&self) -> bool {
+        matches!(self, Self::Roll(_))
+    }
+
     /// The verb, as people write it.
     #[must_use]
     pub const fn verb(&self) -> &'static str {
@@ -114,6 +133,8 @@ impl Command {
             Self::Stats(_) => "stats",
             Self::Dstats => "dstats",
             Self::ListSockets => "listsockets",
+            Self::Roll(_) => "roll",
+            Self::Runs(_) => "runs",
             Self::Quit(_) => "quit",
             Self::Detach(_) => "detach",
             Self::Shutdown(_) => "shutdown",

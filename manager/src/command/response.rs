@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::rolling::RunReport;
 use super::statistics::{ManagerStatistics, SocketDetail, WatcherStatistics};
 use crate::config::difference::Difference;
 use crate::engine::{Epoch, Generation, Moment, Pid, ProcessId, WorkerId};
@@ -77,6 +78,11 @@ pub enum Answer {
         /// By name.
         sockets: Vec<SocketDetail>,
     },
+    /// Rolling runs: those that go on, and the last ones of watchers where none does.
+    Runs {
+        /// One for each watcher that has or had one.
+        runs: Vec<RunReport>,
+    },
     /// The manager leaves.
     Leaving,
 }
@@ -116,6 +122,8 @@ pub enum RefusalKind {
     InvalidConfiguration,
     /// An argument makes no sense.
     Invalid,
+    /// A rolling run goes on already.
+    Busy,
     /// Too many commands wait already.
     TooMany,
     /// The manager is leaving.

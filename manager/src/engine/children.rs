@@ -155,8 +155,11 @@ impl Children {
 
 /// When a process has to be looked at.
 fn timers(child: &Child) -> [Option<Moment>; 3] {
-    let stop = child.stop.and_then(|stop| stop.force_at);
-    [stop, child.expires, child.progress.timer()]
+    match child.stop {
+        // That it is too old has had its effect, and would hide what comes later.
+        Some(stop) => [stop.force_at, None, None],
+        None => [None, child.expires, child.progress.timer()],
+    }
 }
 
 fn counts_as_ready(child: &Child) -> bool {
@@ -209,6 +212,15 @@ mod tests {
         children.remove(ProcessId(1));
         assert_eq!((children.settled(), children.stopping()), (1, 0));
         assert_eq!(children.next_timer(), None);
+    }
+
+    #[test]
+    fn what_is_asked_to_stop_because_of_its_age_is_looked_at_again() {
+        let mut children = Children::default();
+        children.insert(ProcessId(1), child(Some(Moment(3))));
+        assert_eq!(children.take_due(Moment(3)), [ProcessId(1)]);
+        children.set_stop(ProcessId(1), stop(9));
+        assert_eq!(children.next_timer(), Some(Moment(9)));
     }
 
     #[test]

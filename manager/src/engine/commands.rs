@@ -29,6 +29,15 @@ pub(super) struct Pending {
 }
 
 impl Pending {
+    /// For watchers that have not reported.
+    pub(super) const fn of_watchers(missing: usize, outcomes: Vec<WatcherOutcome>) -> Self {
+        Self {
+            missing,
+            outcomes,
+            plan: None,
+        }
+    }
+
     pub(super) fn answer(self) -> Response {
         match self.plan {
             Some(plan) => plan_answer(plan, true, self.outcomes),
@@ -59,6 +68,7 @@ impl Engine {
             Command::Stats(request) => Some(self.stats(request)),
             Command::Dstats => Some(Ok(Answer::Dstats { manager: None })),
             Command::ListSockets => Some(self.list_sockets()),
+            Command::Runs(selection) => Some(self.runs(selection)),
             Command::Start(_)
             | Command::Stop(_)
             | Command::Restart(_)
@@ -70,6 +80,7 @@ impl Engine {
             | Command::Add(_)
             | Command::Rm(_)
             | Command::Set(_)
+            | Command::Roll(_)
             | Command::ReloadConfig(_) => self.change(command, request).err().map(Err),
         };
         if let Some(response) = result {
@@ -89,6 +100,7 @@ impl Engine {
             Command::Add(request) => return self.add(command, request),
             Command::Rm(request) => return self.remove(command, request),
             Command::Set(request) => return self.set(command, request),
+            Command::Roll(request) => return self.roll(command, request),
             Command::ReloadConfig(request) => return self.read_configuration(command, *request),
             _ => {}
         }
@@ -241,6 +253,8 @@ impl Engine {
             | Command::Stats(_)
             | Command::Dstats
             | Command::ListSockets
+            | Command::Roll(_)
+            | Command::Runs(_)
             | Command::Quit(_)
             | Command::Detach(_)
             | Command::Shutdown(_) => return Ok((Vec::new(), Wait::No)),
@@ -517,6 +531,7 @@ fn unchanged(watcher: &Watcher, operation: &Operation) -> Option<String> {
         | Operation::Scale { .. }
         | Operation::Refresh { .. }
         | Operation::Remove
+        | Operation::Roll(_)
         | Operation::Kill { .. } => None,
     }
 }

@@ -76,11 +76,13 @@ pub(super) enum Fault {
     ReadyTooEarly,
     /// A process that does not become ready is left as it is.
     WaitForReadinessForEver,
+    /// A rolling run stops processes without counting those that are ready.
+    StopTooMany,
 }
 
 #[cfg(test)]
 impl Fault {
-    pub(super) const ALL: [Self; 18] = [
+    pub(super) const ALL: [Self; 19] = [
         Self::RememberTooLate,
         Self::PromiseTooEarly,
         Self::CountEndsTwice,
@@ -99,6 +101,7 @@ impl Fault {
         Self::ForgetReadiness,
         Self::ReadyTooEarly,
         Self::WaitForReadinessForEver,
+        Self::StopTooMany,
     ];
 }
 

@@ -14,6 +14,7 @@ use super::labels::Identity;
 use super::remember::{Rollout, Run, StopReason};
 use super::watcher::{Stage, Standing, Turn, Watcher};
 use super::worker::{Child, Drained, Request, Spawning};
+use crate::command::rolling::RunState;
 use crate::command::{ReloadMethod, Stopping};
 use crate::config::model::{Backoff, RetryLimit};
 
@@ -41,6 +42,7 @@ impl Watcher {
             return;
         }
         match self.memory().rollout {
+            _ if self.memory().rolling.is_some() => self.drive(cx),
             None => self.keep(cx),
             Some(rollout) => self.roll(cx, rollout),
         }
@@ -68,6 +70,10 @@ impl Watcher {
 
     fn wind_down(&mut self, cx: &mut Context) {
         self.memory_mut().rollout = None;
+        if self.memory().rolling.is_some() {
+            let reason = self.reason();
+            self.conclude_run(cx, RunState::Superseded, reason);
+        }
         self.abandon_start(cx);
         let leaves_them = self.standing == Standing::Removed(Stopping::Leave);
         if !leaves_them && self.stop_gate() == Gate::Open {
@@ -250,6 +256,7 @@ impl Watcher {
         self.spawn_error = None;
         self.memory_mut().failed_starts = 0;
         self.adopt(cx, process, pid, started, identity);
+        self.pulse.moved(cx.now);
         if let Some(current) = &mut self.current {
             current.started.push(pid);
         }
@@ -307,6 +314,11 @@ impl Watcher {
         if kind == SpawnErrorKind::Permanent {
             let memory = self.memory_mut();
             memory.failed_starts = memory.failed_starts.saturating_add(1);
+        }
+        let hopeless = kind == SpawnErrorKind::Permanent;
+        let why = format!("could not be started: {error}");
+        if hopeless && self.run_judges_spawn(cx, worker, None, &why) {
+            return;
         }
         let policy = self.config.backoff;
         self.count_failure(cx, worker, cx.now, &policy);

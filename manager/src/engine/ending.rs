@@ -141,6 +141,8 @@ impl Engine {
             | Command::ReloadConfig(_)
             | Command::Stats(_)
             | Command::Dstats
+            | Command::Roll(_)
+            | Command::Runs(_)
             | Command::ListSockets => return,
         };
         match wait {

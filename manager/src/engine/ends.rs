@@ -13,7 +13,7 @@ use super::hook::{HookName, HookSubject};
 use super::ids::{Pid, ProcessId, WorkerId};
 use super::input::{EndCause, ProcessEnd};
 use super::labels::Identity;
-use super::limits::CLEAN_EXIT_WAIT_MIN;
+use super::limits::{CLEAN_EXIT_WAIT_MIN, PROVEN_BY_UPTIME};
 use super::watcher::Watcher;
 use super::worker::{Drained, Ended};
 use crate::engine::Moment;
@@ -91,7 +91,9 @@ impl Watcher {
         let replaced = self
             .memory()
             .rollout
-            .is_some_and(|rollout| process <= rollout.through);
+            .is_some_and(|rollout| process <= rollout.through)
+            || self.is_replaced_by_run(process);
+        self.pulse.moved(cx.now);
         if let Some(current) = &mut self.current {
             current.kept.retain(|kept| *kept != pid);
             let begun = current.started.len();
@@ -113,7 +115,7 @@ impl Watcher {
             }
             None => {
                 self.log_end(cx, Level::Info, deceased, end);
-                if !replaced {
+                if !replaced && !self.ended_in_run(cx, process, deceased, end) {
                     self.spend();
                     self.judge(cx, deceased, end);
                     if self.config.respawn && !self.is_success(end.cause) {
@@ -130,6 +132,28 @@ impl Watcher {
         self.notice(HookName::BeforeReap, subject);
         self.publish(cx, at, EventAction::Reap { pid, exit_code });
         self.notice(HookName::AfterReap, subject);
+    }
+
+    /// Whether it was a new process of a rolling run that ended badly, which the run judges.
+    fn ended_in_run(
+        &mut self,
+        cx: &Context,
+        process: ProcessId,
+        deceased: &Deceased,
+        end: ProcessEnd,
+    ) -> bool {
+        let lived = end.at.since(deceased.started);
+        let had_time = lived >= self.config.warmup_delay.max(PROVEN_BY_UPTIME);
+        if self.is_success(end.cause) || end.cause == EndCause::Exited(0) && had_time {
+            return false;
+        }
+        let how = format!(
+            "{} after {:.1} s",
+            how_it_ended(end.cause),
+            lived.as_secs_f64()
+        );
+        let worker = deceased.identity.worker;
+        self.run_judges_end(cx, process, worker, deceased.pid, &how)
     }
 
     fn spend(&mut self) {
@@ -192,14 +216,7 @@ impl Watcher {
 
     fn log_end(&self, cx: &mut Context, level: Level, deceased: &Deceased, end: ProcessEnd) {
         let lived = end.at.since(deceased.started).as_secs_f64();
-        let how = match end.cause {
-            EndCause::Exited(status) => format!("exited with status {status}"),
-            EndCause::Signaled { signal, core } => {
-                let core = if core { ", core dumped" } else { "" };
-                format!("was ended by signal {signal}{core}")
-            }
-            EndCause::Unknown => "ended, nobody knows how".to_owned(),
-        };
+        let how = how_it_ended(end.cause);
         let (pid, worker) = (deceased.pid, deceased.identity.worker);
         cx.log(
             level,
@@ -253,5 +270,17 @@ impl Watcher {
                 exit_code: EndCause::Unknown.exit_code(),
             },
         );
+    }
+}
+
+/// How a process ended, for people.
+fn how_it_ended(cause: EndCause) -> String {
+    match cause {
+        EndCause::Exited(status) => format!("exited with status {status}"),
+        EndCause::Signaled { signal, core } => {
+            let core = if core { ", core dumped" } else { "" };
+            format!("was ended by signal {signal}{core}")
+        }
+        EndCause::Unknown => "ended, nobody knows how".to_owned(),
     }
 }

@@ -35,6 +35,10 @@ pub const NOTICES_WAITING_MAX: usize = 1024;
 /// Memory of processes is not asked for more often than this, however small `check_delay` is.
 pub const MEASURE_WAIT_MIN: Duration = Duration::from_secs(1);
 
+/// A process of which nothing says when it is ready counts as ready once it has lived so long: a
+/// program that cannot start has usually said so by then.
+pub const PROVEN_BY_UPTIME: Duration = Duration::from_secs(1);
+
 /// A value that the kernel refused is offered again after this long.
 pub const VALUE_RETRY: Duration = Duration::from_secs(10);
 

@@ -34,6 +34,7 @@ mod reconcile;
 mod reload;
 mod remember;
 mod restart_policy;
+mod rolling;
 #[cfg(test)]
 mod simulation;
 mod sockets;

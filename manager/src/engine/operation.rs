@@ -15,8 +15,10 @@ use super::flapping::Flaps;
 use super::ids::{CommandId, Pid, ProcessId};
 use super::limits::{NUMPROCESSES_MAX, OPERATION_ATTEMPTS_MAX};
 use super::remember::{Count, Run, StopCause, StopReason, StopRecord};
+use super::rolling::Order;
 use super::sockets::Obstacle;
 use super::watcher::{Stage, Watcher};
+use crate::command::rolling::RunState;
 use crate::command::{ReloadMethod, WatcherOutcome, WatcherResult};
 
 /// A change of one watcher.
@@ -49,6 +51,8 @@ pub(super) enum Operation {
     },
     /// It is removed, and its processes are stopped.
     Remove,
+    /// All its processes shall be replaced by a rolling run; it shall run.
+    Roll(Box<Order>),
     /// These processes shall be stopped.
     Kill {
         /// Which.
@@ -60,7 +64,7 @@ pub(super) enum Operation {
 
 impl Operation {
     /// The word for people.
-    pub(super) const fn name(&self) -> &'static str {
+    pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Start => "start",
             Self::Stop => "stop",
@@ -75,6 +79,7 @@ impl Operation {
             Self::Scale { .. } => "scale",
             Self::Refresh { .. } => "set",
             Self::Remove => "rm",
+            Self::Roll(order) => order.purpose.name(),
             Self::Kill { .. } => "kill",
         }
     }
@@ -115,6 +120,7 @@ impl Watcher {
             | Operation::Step { .. }
             | Operation::Scale { .. }
             | Operation::Refresh { .. }
+            | Operation::Roll(_)
             | Operation::Kill { .. } => {}
         }
         // Numbers count at once, also for what is being done; only the answer waits.
@@ -126,6 +132,7 @@ impl Watcher {
             | Operation::Replace { .. }
             | Operation::Refresh { .. }
             | Operation::Remove
+            | Operation::Roll(_)
             | Operation::Kill { .. } => {}
         }
         self.memory_mut().queue.push_back(operation);
@@ -134,6 +141,7 @@ impl Watcher {
 
     /// Ends all commands at once. Numbers that they set stay.
     pub(super) fn supersede(&mut self, cx: &mut Context, reason: &str) {
+        self.conclude_run(cx, RunState::Superseded, Some(reason.to_owned()));
         if self.memory_mut().current.take().is_some() {
             let current = self.current.take().unwrap_or_default();
             self.report(
@@ -143,7 +151,10 @@ impl Watcher {
                 Some(reason.to_owned()),
             );
         }
-        while self.memory_mut().queue.pop_front().is_some() {
+        while let Some(operation) = self.memory_mut().queue.pop_front() {
+            if let Operation::Roll(order) = operation {
+                self.drop_order(cx, *order, reason);
+            }
             let waiter = self.waiters.pop_front().flatten();
             let current = Current {
                 waiter,
@@ -218,6 +229,8 @@ impl Watcher {
             kept,
             ..Current::default()
         });
+        // A run that is on its way back for long is let go of for what comes now.
+        self.conclude_run(cx, RunState::Superseded, None);
         let memory = self.memory_mut();
         memory.current = memory.queue.pop_front();
         // What follows changes the memory before it acts, so both arrive together.
@@ -231,6 +244,7 @@ impl Watcher {
             Some(Operation::Refresh { method }) => {
                 self.try_begin_refresh(method);
             }
+            Some(Operation::Roll(order)) => self.begin_run(cx, *order),
             Some(Operation::Kill { targets, how }) => self.kill(cx, &targets, how),
             Some(Operation::Step { .. } | Operation::Scale { .. } | Operation::Remove) | None => {}
         }
@@ -295,6 +309,7 @@ impl Watcher {
             Operation::Stop | Operation::Remove => (self.empty() && !self.stop_hooks_are_due())
                 .then_some(())
                 .and(done),
+            Operation::Roll(_) => self.run_verdict(cx),
             Operation::Kill { targets, how: _ } => {
                 let gone = targets
                     .iter()

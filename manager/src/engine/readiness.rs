@@ -323,8 +323,9 @@ impl Watcher {
             },
         );
         progress.readiness = Readiness::Unready;
-        progress.why = Some(error);
+        progress.why = Some(error.clone());
         self.children.set_progress(process, progress);
+        self.run_judges_end(cx, process, worker, pid, &error);
         let how = StopRecord {
             failed: true,
             ..StopRecord::plain(StopCause::Killed)

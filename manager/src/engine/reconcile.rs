@@ -195,6 +195,7 @@ impl Watcher {
 
     fn take_processes(&mut self, cx: &mut Context, held: Vec<(Identity, HeldProcess)>) {
         let before = std::mem::take(&mut self.children);
+        self.pulse.resume(cx.now);
         self.ended.clear();
         let unconfirmed = std::mem::take(&mut self.acknowledged);
         self.memory_mut()
@@ -232,6 +233,11 @@ impl Watcher {
                 Some(newest) => rollout.through = *newest,
                 None => rollout.through = ProcessId(0),
             }
+        }
+        if let Some(rolling) = &mut memory.rolling {
+            let newest = |through| held.range(..=through).next_back().copied();
+            rolling.after = newest(rolling.after).unwrap_or(ProcessId(0));
+            rolling.through = newest(rolling.through).unwrap_or(ProcessId(0));
         }
     }
 

@@ -11,6 +11,7 @@ use super::flapping::Flaps;
 use super::ids::{Moment, ProcessId, WatcherKey, WorkerId};
 use super::operation::Operation;
 use super::restart_policy::Failures;
+use super::rolling::{Rolled, Rolling};
 use crate::command::{ReloadMethod, Stopping};
 
 /// Prefix of all values of a namespace.
@@ -39,6 +40,15 @@ pub(super) struct Memory {
     /// Processes that are being replaced.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) rollout: Option<Rollout>,
+    /// The rolling run that goes on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) rolling: Option<Rolling>,
+    /// What became of the last rolling run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) rolled: Option<Rolled>,
+    /// How many rolling runs were asked for.
+    #[serde(skip_serializing_if = "is_zero_u64")]
+    pub(super) runs: u64,
     /// The command it is busy with. Its effect is in the other fields; it is kept because those
     /// behind it wait for its end.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -309,6 +319,9 @@ mod tests {
                 through: ProcessId(9),
                 method: ReloadMethod::Sequential,
             }),
+            rolling: None,
+            rolled: None,
+            runs: 0,
             current: Some(Operation::Start),
             queue: [Operation::Stop, Operation::Step { by: -2 }].into(),
             failures: [(

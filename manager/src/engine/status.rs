@@ -63,7 +63,7 @@ impl Watcher {
     }
 
     /// Why it does not run although one might expect it.
-    fn reason(&self) -> Option<String> {
+    pub(super) fn reason(&self) -> Option<String> {
         match self.standing {
             Standing::Retired => return Some("it is not configured any more".to_owned()),
             Standing::Removed(_) => return Some("removed by an operator".to_owned()),

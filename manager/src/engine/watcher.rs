@@ -26,6 +26,7 @@ use super::hooks::{Gate, Hooks};
 use super::ids::{CommandId, Moment, ProcessId, WatcherKey, WorkerId, WriteId};
 use super::operation::Current;
 use super::remember::{self, Memory, Run, StopReason};
+use super::rolling::Pulse;
 use super::sockets::SocketUse;
 use super::worker::{Ended, Spawning};
 use crate::command::{Stopping, WatcherState};
@@ -73,6 +74,8 @@ pub(super) struct Watcher {
     pub(super) wake: Option<Moment>,
     /// Calls of hooks that are due.
     pub(super) hooks: Hooks,
+    /// What is not remembered of a rolling run.
+    pub(super) pulse: Pulse,
 }
 
 /// Whether the watcher may have processes at all.
@@ -153,6 +156,7 @@ impl Watcher {
             spawn_error: None,
             wake: None,
             hooks: Hooks::default(),
+            pulse: Pulse::default(),
         }
     }
 
@@ -389,6 +393,7 @@ impl Watcher {
     /// Whether it has what it shall have, ready or not, with nothing on the way.
     pub(super) fn all_run(&self, cx: &Context) -> bool {
         self.memory.rollout.is_none()
+            && self.memory.rolling.is_none()
             && self.spawning.is_empty()
             && self.memory.unproven.is_empty()
             && self.children.settled() >= self.target()
@@ -425,6 +430,7 @@ impl Watcher {
             .chain(self.hooks.deadline())
             .chain(self.flapping_until())
             .chain(self.next_measure())
+            .chain(self.pulse.wake)
             .filter(|moment| *moment > cx.now)
             .min()
     }

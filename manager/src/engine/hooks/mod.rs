@@ -350,7 +350,7 @@ impl Watcher {
             (Call::BeforeSpawn(worker), Ok(())) => self.send_spawn(cx, worker),
             (Call::BeforeSpawn(worker), Err(why)) => {
                 self.spawning.remove(&worker);
-                self.refuse_spawn(cx, why);
+                self.refuse_spawn(cx, worker, None, why);
             }
             (Call::AfterSpawn(process), result) => {
                 self.announce_late(cx, process);
@@ -359,7 +359,9 @@ impl Watcher {
                     (Some(worker), Ok(())) => {
                         self.memory_mut().unproven.remove(&worker);
                     }
-                    (Some(_), Err(why)) => self.refuse_spawn(cx, why),
+                    (Some(worker), Err(why)) => {
+                        self.refuse_spawn(cx, worker, Some(process), why);
+                    }
                     // It ended meanwhile, which has had its effect.
                     (None, _) => {}
                 }
@@ -387,8 +389,18 @@ impl Watcher {
         self.give_up(why.to_owned());
     }
 
-    /// A hook does not let a process run. In a graceful reload the old ones stay.
-    fn refuse_spawn(&mut self, cx: &mut Context, why: &str) {
+    /// A hook does not let a process run. In a graceful reload the old ones stay, and a rolling run
+    /// goes back.
+    fn refuse_spawn(
+        &mut self,
+        cx: &mut Context,
+        worker: WorkerId,
+        process: Option<ProcessId>,
+        why: &str,
+    ) {
+        if self.run_judges_spawn(cx, worker, process, why) {
+            return;
+        }
         if self.is_replacing_gracefully() {
             self.hooks.undo.get_or_insert_with(|| why.to_owned());
         } else {

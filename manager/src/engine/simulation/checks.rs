@@ -122,7 +122,7 @@ fn at_rest(world: &World) -> Result<(), String> {
         if watcher.flapping_until().is_some() {
             return Err(format!("{} flaps", watcher.key));
         }
-        if !ready || !idle || memory.rollout.is_some() {
+        if !ready || !idle || memory.rollout.is_some() || memory.rolling.is_some() {
             return Err(format!(
                 "{} is still busy ({:?}, turn {:?}, {:?}): {memory:?}",
                 watcher.key, watcher.stage, watcher.turn, watcher.hooks

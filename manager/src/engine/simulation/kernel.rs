@@ -220,6 +220,14 @@ impl SimKernel {
                         self.held_back.insert(watcher.to_owned(), at);
                     }
                 }
+                let busy = value.as_deref().map(Memory::from_value);
+                if let Some(Ok(memory)) = busy
+                    && (memory.current.is_some() || !memory.queue.is_empty())
+                {
+                    // An operator's word that had to wait for this manager to know what flaps.
+                    let watcher = key.trim_start_matches("kingpole.sim.watcher.");
+                    self.held_back.remove(watcher);
+                }
                 match value {
                     Some(value) => self.values.insert(key.clone(), value.clone()),
                     None => self.values.remove(key),

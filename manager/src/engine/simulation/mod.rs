@@ -8,6 +8,8 @@
 //!     cargo test -p kingpole-manager --lib engine::simulation::every
 //! ```
 //!
+//! `KINGPOLE_SIMULATION_FAULT=StopTooMany` tries only one of the deliberate faults.
+//!
 //! A failure prints the seed, the end of its log, and the command that repeats it.
 
 mod checks;
@@ -15,6 +17,7 @@ mod hooks;
 pub(super) mod kernel;
 mod operators;
 mod probes;
+mod rolling;
 mod scenario;
 mod world;
 
@@ -73,7 +76,14 @@ fn every_seed_converges_and_breaks_no_promise() {
 
 #[test]
 fn every_deliberate_fault_is_caught() {
+    let only = std::env::var("KINGPOLE_SIMULATION_FAULT").ok();
     for fault in Fault::ALL {
+        if only
+            .as_ref()
+            .is_some_and(|only| *only != format!("{fault:?}"))
+        {
+            continue;
+        }
         let caught = (1..=SEEDS_PER_FAULT).find_map(|seed| run(seed, STEPS, fault).err());
         match caught {
             Some(Failure { seed, problem, .. }) => println!("{fault:?}: seed {seed}: {problem}"),

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::kernel::one_in;
 use super::scenario::{self, EXTRA};
 use crate::command::{
-    Add, Change, Command, End, KillRequest, Reload, ReloadConfig, ReloadMethod, Remove, Scale,
-    Selection, SetOptions, SignalRequest, Step, Stopping, Wait,
+    Add, Caller, Change, Command, End, KillRequest, Reload, ReloadConfig, ReloadMethod, Remove,
+    Roll, RollOptions, Scale, Selection, SetOptions, SignalRequest, Step, Stopping, Wait,
 };
 use crate::config::model::{Configuration, WatcherConfig};
 use crate::engine::random::Random;
@@ -200,6 +200,7 @@ fn hear(words: &mut Words, command: &Command, config: &WatcherConfig) {
         Command::Start(_) | Command::Restart(_) | Command::Reload(_) => {
             words.run = [Some(true)].into();
         }
+        Command::Roll(roll) if !roll.dry_run => words.run = [Some(true)].into(),
         Command::Stop(_) => words.run = [Some(false)].into(),
         Command::Incr(step) => change(words, &|count| count + step.by),
         Command::Decr(step) => change(words, &|count| count.saturating_sub(step.by)),
@@ -257,6 +258,8 @@ fn hear(words: &mut Words, command: &Command, config: &WatcherConfig) {
         | Command::ReloadConfig(_)
         | Command::Stats(_)
         | Command::Dstats
+        | Command::Roll(_)
+        | Command::Runs(_)
         | Command::ListSockets => {}
     }
 }
@@ -270,6 +273,7 @@ pub(super) fn meant(command: &Command, configuration: &Configuration) -> Vec<Wat
         Command::Start(change) | Command::Restart(change) => (&change.selection, true),
         Command::Stop(change) => (&change.selection, false),
         Command::Reload(reload) => (&reload.selection, true),
+        Command::Roll(roll) => (&roll.selection, true),
         Command::Incr(step) | Command::Decr(step) => (&step.selection, false),
         Command::Scale(scale) => (&scale.selection, false),
         Command::Set(request) => (&request.selection, false),
@@ -290,6 +294,7 @@ pub(super) fn meant(command: &Command, configuration: &Configuration) -> Vec<Wat
         | Command::ReloadConfig(_)
         | Command::Stats(_)
         | Command::Dstats
+        | Command::Runs(_)
         | Command::ListSockets => return Vec::new(),
     };
     let all = selection.watchers.is_empty();
@@ -323,7 +328,7 @@ pub(super) fn random_command(random: &mut Random, configuration: &Configuration)
         selection: selection.clone(),
         wait,
     };
-    match random.up_to(21) {
+    match random.up_to(26) {
         0 | 1 => Command::Start(change),
         2 | 3 => Command::Stop(change),
         4 | 5 => Command::Restart(change),
@@ -404,7 +409,30 @@ pub(super) fn random_command(random: &mut Random, configuration: &Configuration)
             dry_run: one_in(random, 3),
             wait,
         }),
+        21..=25 => Command::Roll(random_roll(random, selection, wait)),
         _ => Command::Status(Selection::default()),
+    }
+}
+
+/// A rolling run that an operator might ask for.
+fn random_roll(random: &mut Random, selection: Selection, wait: Wait) -> Roll {
+    let mut perhaps = |most: u64| {
+        let number = random.up_to(most + 1).checked_sub(1);
+        number.and_then(|number| u32::try_from(number).ok())
+    };
+    let options = RollOptions {
+        min_active: perhaps(3),
+        max_surge: perhaps(2),
+        skew_ms: perhaps(1).map(|it| u64::from(it) * 700),
+        timeout_ms: perhaps(2).map(|it| 2000 + u64::from(it) * 10_000),
+        force: one_in(random, 5),
+    };
+    Roll {
+        selection,
+        options,
+        dry_run: one_in(random, 10),
+        wait,
+        by: Caller::default(),
     }
 }
 

@@ -42,6 +42,8 @@ pub(super) struct World {
     pub(super) probes: SimProbes,
     pub(super) log: VecDeque<String>,
     pub(super) polls: u64,
+    /// Processes that were seen to be asked to stop.
+    pub(super) asked: BTreeSet<ProcessId>,
     /// Commands for which the file is to be read.
     reads: Vec<CommandId>,
     next_command: u64,
@@ -116,6 +118,7 @@ impl World {
             probes: SimProbes::new(mood),
             log: VecDeque::new(),
             polls: 0,
+            asked: BTreeSet::new(),
             reads: Vec::new(),
             next_command: 0,
             next_key: 0,
@@ -211,9 +214,11 @@ impl World {
         self.polls += 1;
         for _ in 0..ACTIONS_PER_INPUT_MAX {
             let Some(action) = self.engine.as_mut().and_then(Engine::poll_action) else {
+                super::rolling::check(self)?;
                 return self.read_file();
             };
             self.note(|| format!("   <- {action:?}"));
+            super::rolling::check_spawn(self, &action)?;
             self.route(action)?;
         }
         Err(format!(
@@ -332,6 +337,7 @@ impl World {
                     | RefusalKind::AlreadyExists
                     | RefusalKind::InvalidConfiguration
                     | RefusalKind::Invalid
+                    | RefusalKind::Busy
                     | RefusalKind::TooMany
                     | RefusalKind::Leaving
                     | RefusalKind::KernelLost => Heard::No,

@@ -9,6 +9,7 @@ mod hooks;
 mod readiness;
 mod recovering;
 mod reloading;
+mod rolling;
 mod starting;
 mod stopping;
 

@@ -54,6 +54,7 @@ impl From<Refusal> for CircusError {
             | RefusalKind::UnknownOption
             | RefusalKind::Invalid => Errno::Message,
             RefusalKind::AlreadyExists
+            | RefusalKind::Busy
             | RefusalKind::TooMany
             | RefusalKind::Leaving
             | RefusalKind::Replaced

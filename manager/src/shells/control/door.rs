@@ -6,11 +6,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use axum::extract::connect_info::Connected;
+use axum::serve::IncomingStream;
+use nix::unistd::{Uid, User};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::{Stay, left};
+use crate::command::Caller;
 use crate::shells::listeners::{Connection, HeldListener};
 use crate::shells::log::Log;
 
@@ -54,11 +58,32 @@ impl Door {
     }
 }
 
+/// The user at the other end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Peer(u32);
+
+impl Peer {
+    /// Who that is, with a name if the system knows one. May take a while.
+    pub(super) fn caller(self) -> Caller {
+        let user = User::from_uid(Uid::from_raw(self.0)).ok().flatten();
+        Caller {
+            uid: Some(self.0),
+            user: user.map(|user| user.name),
+        }
+    }
+}
+
+impl Connected<IncomingStream<'_, Door>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, Door>) -> Self {
+        *stream.remote_addr()
+    }
+}
+
 impl axum::serve::Listener for Door {
     type Io = Visit;
-    type Addr = ();
+    type Addr = Peer;
 
-    async fn accept(&mut self) -> (Visit, ()) {
+    async fn accept(&mut self) -> (Visit, Peer) {
         loop {
             let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
                 // The semaphore is never closed.
@@ -81,7 +106,7 @@ impl axum::serve::Listener for Door {
                                 _place: place,
                                 unread: Some(Unread::begin(&self.unread)),
                             },
-                            (),
+                            Peer(peer.uid()),
                         );
                     }
                     Ok(peer) => {
@@ -98,8 +123,8 @@ impl axum::serve::Listener for Door {
         }
     }
 
-    fn local_addr(&self) -> io::Result<()> {
-        Ok(())
+    fn local_addr(&self) -> io::Result<Peer> {
+        Ok(Peer(self.own_uid))
     }
 }
 

@@ -62,6 +62,7 @@ impl From<Refusal> for ControlError {
                 (StatusCode::UNPROCESSABLE_ENTITY, "invalid_configuration")
             }
             RefusalKind::Invalid => (StatusCode::BAD_REQUEST, "invalid"),
+            RefusalKind::Busy => (StatusCode::CONFLICT, "busy"),
             RefusalKind::TooMany => (StatusCode::TOO_MANY_REQUESTS, "too_many"),
             RefusalKind::Leaving => (StatusCode::SERVICE_UNAVAILABLE, "leaving"),
             RefusalKind::Replaced => (StatusCode::SERVICE_UNAVAILABLE, "replaced"),

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Query, State};
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -29,7 +29,7 @@ use axum::{Json, Router};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use self::door::Door;
+use self::door::{Door, Peer};
 use self::error::ControlError;
 pub use self::upgrade::Upgrades;
 use self::wire::ManagerInfo;
@@ -37,7 +37,7 @@ use crate::command::{Answer, Command, Matching, Selection};
 use crate::config::model::Configuration;
 use crate::shells::asking::Asker;
 use crate::shells::events::Events;
-use crate::shells::history::History;
+use crate::shells::history::{History, Line};
 use crate::shells::kernel_report::{self, resident_kib};
 use crate::shells::listeners::HeldListener;
 use crate::shells::log::Log;
@@ -47,6 +47,9 @@ const UNREAD_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Longest request body.
 const BODY_BYTES_MAX: usize = 64 << 10;
+
+/// So many lines are told of what a process wrote that stopped a rolling run.
+const LAST_WORDS_LINES: usize = 20;
 
 /// Commands that wait for their answers at once; further clients wait to be heard.
 pub const COMMANDS_WAITING_MAX: usize = 256;
@@ -108,14 +111,17 @@ pub async fn serve(listener: HeldListener, control: Control, log: Log) -> std::i
     let mut stay = control.stay.clone();
     let door = Door::new(listener, stay.clone(), log);
     let mut unread = door.unread();
-    axum::serve(door, router(control))
-        .with_graceful_shutdown(async move {
-            left(&mut stay).await;
-            // Whoever was let in just now is heard; but not waited for if silent.
-            let heard = unread.wait_for(|unread| *unread == 0);
-            let _ = tokio::time::timeout(UNREAD_PATIENCE, heard).await;
-        })
-        .await
+    axum::serve(
+        door,
+        router(control).into_make_service_with_connect_info::<Peer>(),
+    )
+    .with_graceful_shutdown(async move {
+        left(&mut stay).await;
+        // Whoever was let in just now is heard; but not waited for if silent.
+        let heard = unread.wait_for(|unread| *unread == 0);
+        let _ = tokio::time::timeout(UNREAD_PATIENCE, heard).await;
+    })
+    .await
 }
 
 fn router(control: Control) -> Router {
@@ -154,6 +160,22 @@ async fn method_not_allowed(method: Method, uri: Uri) -> ControlError {
 impl Control {
     async fn ask(&self, command: Command) -> Result<Answer, ControlError> {
         Ok(self.asker.ask(command).await?)
+    }
+
+    /// Adds what processes said last that stopped a rolling run.
+    fn with_last_words(&self, mut answer: Answer) -> Answer {
+        if let Answer::Runs { runs } = &mut answer {
+            for run in runs {
+                let pid = run.trouble.as_ref().and_then(|trouble| trouble.pid);
+                let Some(pid) = pid else { continue };
+                let (lines, _) = self.history.last(LAST_WORDS_LINES, |line| {
+                    line.origin.pid == pid.0 && line.origin.watcher == run.watcher
+                });
+                let text = |line: &Line| String::from_utf8_lossy(&line.text).into_owned();
+                run.output = lines.iter().map(text).collect();
+            }
+        }
+        answer
     }
 
     fn manager(&self) -> ManagerInfo {
@@ -244,6 +266,7 @@ async fn watcher(
 
 async fn commands(
     State(control): State<Control>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
     body: Result<Bytes, axum::extract::rejection::BytesRejection>,
 ) -> Result<Json<Value>, ControlError> {
     let body = body.map_err(|error| {
@@ -252,7 +275,13 @@ async fn commands(
     })?;
     let answer = match parameters::command(&body)? {
         Command::Status(selection) => return control.report(selection).await.map(Json),
-        command => control.ask(command).await?,
+        mut command => {
+            if command.keeps_caller() {
+                let caller = tokio::task::spawn_blocking(move || peer.caller()).await;
+                command.set_caller(caller.map_err(internal)?);
+            }
+            control.with_last_words(control.ask(command).await?)
+        }
     };
     serde_json::to_value(&answer).map(Json).map_err(internal)
 }

@@ -1,0 +1,277 @@
+use std::time::Duration;
+
+use super::*;
+use crate::command::{
+    Caller, Change, RefusalKind, Roll, RollOptions, RunReport, RunState, Scale, Wait,
+};
+
+fn three() -> WatcherConfig {
+    written("web", &[("numprocesses", "3")])
+}
+
+fn roll(options: RollOptions) -> Command {
+    Command::Roll(Roll {
+        selection: Selection::one("web"),
+        options,
+        dry_run: false,
+        wait: Wait::No,
+        by: Caller {
+            uid: Some(7),
+            user: Some("alice".to_owned()),
+        },
+    })
+}
+
+fn usual() -> RollOptions {
+    RollOptions::default()
+}
+
+/// A manager whose processes have been ready for long.
+fn ready(config: WatcherConfig) -> Bench {
+    let mut bench = Bench::new(vec![config]);
+    bench.advance(Duration::from_secs(30));
+    bench.take_events();
+    bench
+}
+
+impl Bench {
+    fn run_report(&mut self) -> RunReport {
+        let command = self.command(Command::Runs(Selection::one("web")));
+        match self.replies.remove(&command) {
+            Some(Ok(Answer::Runs { runs })) => runs[0].clone(),
+            other => panic!("no runs: {other:?}"),
+        }
+    }
+
+    fn refusal(&mut self, command: Command) -> (RefusalKind, String) {
+        let command = self.command(command);
+        match self.replies.remove(&command) {
+            Some(Err(refusal)) => (refusal.kind, refusal.reason),
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+
+    fn ids(&self) -> Vec<u64> {
+        self.kernel.live().map(|it| it.held.id.0).collect()
+    }
+}
+
+#[test]
+fn new_ones_are_ready_before_old_ones_are_stopped() {
+    let mut bench = ready(three());
+    bench.command(roll(usual()));
+    assert_eq!(bench.take_events(), ["web.spawn"]);
+    bench.advance(Duration::from_millis(900));
+    assert_eq!(bench.take_events(), [""; 0]);
+    bench.advance(Duration::from_millis(200));
+    assert_eq!(bench.take_events()[0], "web.kill");
+    bench.advance(Duration::from_secs(20));
+    assert_eq!(bench.ids(), [4, 5, 6]);
+    let report = bench.run_report();
+    assert_eq!(
+        (report.state, report.replaced, report.ready),
+        (RunState::Done, 3, 3)
+    );
+    assert_eq!(report.by.user.as_deref(), Some("alice"));
+}
+
+#[test]
+fn all_but_the_minimum_go_at_once_without_extra_ones() {
+    let mut bench = ready(three());
+    let options = RollOptions {
+        min_active: Some(1),
+        max_surge: Some(0),
+        ..usual()
+    };
+    bench.command(roll(options));
+    assert_eq!(bench.take_events(), ["web.kill", "web.kill"]);
+    bench.advance(Duration::from_secs(20));
+    assert_eq!(bench.ids(), [4, 5, 6]);
+    assert_eq!(bench.run_report().state, RunState::Done);
+}
+
+#[test]
+fn stops_keep_their_distance() {
+    let mut bench = ready(three());
+    let options = RollOptions {
+        min_active: Some(0),
+        skew_ms: Some(5000),
+        ..usual()
+    };
+    bench.command(roll(options));
+    let kills = |bench: &mut Bench| {
+        let events = bench.take_events();
+        events.iter().filter(|event| *event == "web.kill").count()
+    };
+    assert_eq!(kills(&mut bench), 1);
+    bench.advance(Duration::from_millis(4900));
+    assert_eq!(kills(&mut bench), 0);
+    bench.advance(Duration::from_millis(200));
+    assert_eq!(kills(&mut bench), 1);
+    bench.advance(Duration::from_secs(20));
+    assert_eq!(bench.run_report().state, RunState::Done);
+}
+
+#[test]
+fn what_cannot_be_kept_up_is_refused() {
+    let mut bench = ready(three());
+    let options = RollOptions {
+        min_active: Some(3),
+        max_surge: Some(0),
+        ..usual()
+    };
+    let (kind, reason) = bench.refusal(roll(options));
+    assert_eq!(kind, RefusalKind::Invalid);
+    assert!(
+        reason.contains("--max-surge 1, or --min-active 2"),
+        "{reason}"
+    );
+    assert_eq!(bench.ids(), [1, 2, 3]);
+}
+
+#[test]
+fn a_second_run_is_told_who_holds_the_first() {
+    let mut bench = ready(three());
+    bench.command(roll(usual()));
+    let (kind, reason) = bench.refusal(roll(usual()));
+    assert_eq!(kind, RefusalKind::Busy);
+    assert!(reason.contains("that alice began 0 s ago"), "{reason}");
+    bench.advance(Duration::from_secs(20));
+    let command = bench.command(roll(usual()));
+    assert!(bench.replies[&command].is_ok());
+}
+
+#[test]
+fn a_new_one_that_crashes_stops_the_run() {
+    let mut bench = ready(three());
+    bench.command(roll(usual()));
+    bench.die("circus.web.4");
+    bench.advance(Duration::from_secs(60));
+    assert_eq!(bench.ids(), [1, 2, 3]);
+    let report = bench.run_report();
+    assert_eq!((report.state, report.replaced), (RunState::Failed, 0));
+    let trouble = report.trouble.expect("a culprit");
+    assert_eq!(trouble.why, "exited with status 1 after 0.0 s");
+    assert_eq!(trouble.worker, Some(WorkerId(4)));
+}
+
+#[test]
+fn without_extra_ones_the_place_of_a_failed_one_is_filled_again() {
+    let mut bench = ready(three());
+    let options = RollOptions {
+        max_surge: Some(0),
+        ..usual()
+    };
+    bench.command(roll(options));
+    bench.advance(Duration::from_millis(2500));
+    let newest = bench.kernel.live().last().expect("one").held.name.clone();
+    assert_eq!(bench.ids().len(), 3);
+    bench.die(&newest);
+    bench.advance(Duration::from_secs(60));
+    assert_eq!(bench.run_report().state, RunState::Failed);
+    let ids = bench.ids();
+    assert_eq!((ids.len(), &ids[..2]), (3, &[2, 3][..]));
+}
+
+#[test]
+fn what_cannot_be_started_stops_the_run_and_nothing_else() {
+    let mut bench = ready(three());
+    bench.kernel.weather.failing_spawns = 1;
+    bench.command(roll(RollOptions {
+        timeout_ms: Some(10_000),
+        ..usual()
+    }));
+    bench.advance(Duration::from_secs(60));
+    let report = bench.run_report();
+    assert_eq!(report.state, RunState::Failed);
+    let reason = report.reason.expect("a reason");
+    assert!(reason.contains("cannot start"), "{reason}");
+    assert_eq!(bench.ids(), [1, 2, 3]);
+}
+
+#[test]
+fn a_hook_that_refuses_stops_the_run_and_not_the_watcher() {
+    let options = [("numprocesses", "2"), ("hooks.after_spawn", "./x,False")];
+    let mut bench = Bench::new(vec![written("web", &options)]);
+    let answer = |bench: &mut Bench, answer: &HookAnswer| {
+        while let Some(request) = bench.called.pop() {
+            let hook = request.id;
+            let answer = answer.clone();
+            bench.tell(Input::HookAnswered { hook, answer });
+        }
+    };
+    answer(&mut bench, &HookAnswer::Yes);
+    bench.advance(Duration::from_secs(5));
+    bench.command(roll(usual()));
+    bench.advance(Duration::from_secs(5));
+    answer(&mut bench, &HookAnswer::No);
+    bench.advance(Duration::from_secs(60));
+    answer(&mut bench, &HookAnswer::Yes);
+    assert_eq!(bench.run_report().state, RunState::Failed);
+    assert_eq!(bench.ids(), [1, 2]);
+}
+
+#[test]
+fn the_next_manager_goes_on_from_where_it_was() {
+    let mut bench = ready(three());
+    bench.command(roll(usual()));
+    bench.advance(Duration::from_millis(1100));
+    let mut bench = bench.next_manager(configuration(vec![three()]));
+    assert_eq!(bench.run_report().state, RunState::Rolling);
+    bench.advance(Duration::from_secs(30));
+    assert_eq!(bench.ids(), [4, 5, 6]);
+    let report = bench.run_report();
+    assert_eq!((report.run, report.state), (1, RunState::Done));
+}
+
+#[test]
+fn stop_ends_a_run() {
+    let mut bench = ready(three());
+    bench.command(roll(usual()));
+    bench.command(Command::Stop(Change::default()));
+    bench.advance(Duration::from_secs(30));
+    assert_eq!(bench.ids(), [0; 0]);
+    assert_eq!(bench.run_report().state, RunState::Superseded);
+}
+
+#[test]
+fn numbers_may_change_in_the_middle() {
+    let mut bench = ready(three());
+    bench.command(roll(usual()));
+    bench.advance(Duration::from_millis(1100));
+    bench.command(Command::Scale(Scale {
+        selection: Selection::one("web"),
+        numprocesses: 5,
+        wait: Wait::No,
+    }));
+    bench.advance(Duration::from_secs(30));
+    assert_eq!(bench.run_report().state, RunState::Done);
+    assert_eq!(bench.ids(), [4, 5, 6, 7, 8]);
+}
+
+#[test]
+fn a_singleton_goes_before_its_successor_comes() {
+    let mut bench = ready(written("web", &[("singleton", "true")]));
+    let command = bench.command(roll(usual()));
+    assert!(bench.replies[&command].is_ok());
+    assert_eq!(bench.take_events(), ["web.kill"]);
+    bench.advance(Duration::from_secs(20));
+    assert_eq!(bench.ids(), [2]);
+    let (_, reason) = bench.refusal(roll(RollOptions {
+        min_active: Some(1),
+        ..usual()
+    }));
+    assert!(reason.contains("singleton"), "{reason}");
+}
+
+#[test]
+fn what_is_stopped_is_started_by_a_run() {
+    let mut bench = ready(written(
+        "web",
+        &[("autostart", "false"), ("numprocesses", "2")],
+    ));
+    bench.command(roll(usual()));
+    bench.advance(Duration::from_secs(20));
+    assert_eq!(bench.ids(), [1, 2]);
+    assert_eq!(bench.run_report().state, RunState::Done);
+}
