@@ -1,12 +1,18 @@
-//! What the kernel costs when nothing happens: memory without and with a thousand idle children,
-//! and the size of its program file.
+//! What kernel and manager cost when nothing happens: memory without and with a thousand idle
+//! children, and the size of the kernel's program file.
+
+use std::rc::Rc;
 
 use kingpole_tests::measure::{Effort, print_bounded, pss_kib, threads};
-use kingpole_tests::{Kernel, binaries, puppet};
+use kingpole_tests::{Kernel, Manager, binaries, puppet, wait};
 
 fn main() {
-    let effort = Effort::asked_for();
-    let children = effort.pick(1000, 100);
+    let children = Effort::asked_for().pick(1000, 100);
+    kernel(children);
+    manager(children);
+}
+
+fn kernel(children: u64) {
     let size = std::fs::metadata(binaries::kernel())
         .expect("the binary")
         .len();
@@ -34,4 +40,37 @@ fn main() {
         "footprint/threads             {}",
         threads(pid).expect("its threads")
     );
+}
+
+fn manager(children: u64) {
+    let kernel = Kernel::start();
+    let scratch = Rc::clone(kernel.scratch());
+    let with = |processes: u64| {
+        let text = format!("[watcher:idle]\ncmd = /bin/sleep 100000\nnumprocesses = {processes}\n");
+        let configuration = scratch.write("idle.ini", &text);
+        let manager = Manager::start(&scratch, &configuration);
+        if processes > 0 {
+            wait::until("all processes run", || manager.pids("idle"));
+        }
+        let pid = manager.process().handle().pid();
+        pss_kib(pid).expect("its memory")
+    };
+    // One that starts them, and one that finds them: the second is what runs for long.
+    let idle = with(0);
+    print_bounded(
+        "footprint/manager, idle PSS",
+        idle as f64 / 1024.0,
+        8.0,
+        "MiB",
+    );
+    for what in ["starts", "adopts"] {
+        let full = with(children);
+        let each = full.saturating_sub(idle) as f64 / children as f64;
+        print_bounded(
+            &format!("footprint/manager that {what} {children}"),
+            each,
+            4.0,
+            "KiB each",
+        );
+    }
 }
