@@ -237,6 +237,7 @@ pub(super) fn describe(answer: &Answer) -> String {
             format!("{would}{lines}{outcomes}")
         }
         Answer::Status(_)
+        | Answer::States { .. }
         | Answer::List { .. }
         | Answer::Pids { .. }
         | Answer::Number { .. }

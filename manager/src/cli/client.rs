@@ -178,6 +178,20 @@ impl ManagerClient {
         })
     }
 
+    /// Asks with GET for text.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub fn text(&self, path: &str) -> Result<String, Failure> {
+        let mut text = String::new();
+        self.lines(path, |line| {
+            text.push_str(&String::from_utf8_lossy(line));
+            text.push('\n');
+            Ok(())
+        })?;
+        Ok(text)
+    }
+
     fn wait<T>(
         &self,
         patience: Patience,

@@ -25,6 +25,7 @@ mod list;
 mod listsockets;
 mod logs;
 mod man;
+mod metrics;
 mod numprocesses;
 mod options;
 mod options_args;
@@ -150,6 +151,8 @@ enum Verb {
     Top(top::Arguments),
     /// Give commands at a prompt, with history and completion
     Shell(shell::Arguments),
+    /// Print metrics in Prometheus's form
+    Metrics(metrics::Arguments),
     /// Show what the manager itself uses
     Dstats(dstats::Arguments),
     /// Show managed sockets and where they listen
@@ -206,6 +209,7 @@ pub fn main() -> ExitCode {
         Verb::Stats(arguments) => stats::run(arguments, &dir),
         Verb::Shell(arguments) => shell::run(&arguments, &dir, &Cli::command()),
         Verb::Top(arguments) => top::run(arguments, &dir),
+        Verb::Metrics(arguments) => metrics::run(&arguments, &dir),
         Verb::Dstats(arguments) => dstats::run(&arguments, &dir),
         Verb::Listsockets(arguments) => listsockets::run(&arguments, &dir),
         Verb::Signal(arguments) => signal::run(arguments, &dir),

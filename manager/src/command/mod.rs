@@ -50,6 +50,8 @@ pub enum Command {
     Kill(KillRequest),
     /// Everything about watchers and their processes.
     Status(Selection),
+    /// Names and states of watchers and nothing else: what monitors ask all the time.
+    States(Selection),
     /// Names of watchers.
     List(Selection),
     /// Pids of live processes, by watcher.
@@ -119,6 +121,7 @@ impl Command {
             Self::Signal(_) => "signal",
             Self::Kill(_) => "kill",
             Self::Status(_) => "status",
+            Self::States(_) => "states",
             Self::List(_) => "list",
             Self::ListPids(_) => "listpids",
             Self::NumWatchers => "numwatchers",

@@ -31,6 +31,11 @@ pub enum Answer {
     },
     /// Everything about watchers.
     Status(StatusReport),
+    /// What watchers do, in starting order.
+    States {
+        /// Names as configured, and states.
+        watchers: Vec<(String, WatcherState)>,
+    },
     /// Names of watchers as configured, sorted.
     List {
         /// The names.

@@ -46,6 +46,11 @@ impl Pending {
     }
 }
 
+/// Configured, or only on its way out.
+fn is_there(watcher: &Watcher) -> bool {
+    !watcher.standing.is_over() || !watcher.empty()
+}
+
 /// Highest signal number of Linux (`SIGRTMAX`, signal(7)).
 const SIGNAL_MAX: i32 = 64;
 
@@ -53,6 +58,7 @@ impl Engine {
     pub(super) fn handle_command(&mut self, command: CommandId, request: &Command) {
         let result = match request {
             Command::Status(selection) => Some(self.status(selection)),
+            Command::States(selection) => Some(self.states(selection)),
             Command::List(selection) => Some(self.list(selection)),
             Command::Signal(request) => Some(self.signal(request)),
             Command::Quit(_) | Command::Detach(_) | Command::Shutdown(_) => {
@@ -239,6 +245,7 @@ impl Engine {
             Command::Kill(request) => return Ok((self.plan_kill(request)?, request.wait)),
             Command::Signal(_)
             | Command::Status(_)
+            | Command::States(_)
             | Command::List(_)
             | Command::ListPids(_)
             | Command::NumWatchers
@@ -408,6 +415,20 @@ impl Engine {
         }))
     }
 
+    fn states(&self, selection: &Selection) -> Response {
+        let state = |watcher: &Watcher| (watcher.config.name.clone(), watcher.state());
+        let watchers = if selection.watchers.is_empty() {
+            // By far the most frequent question, so without a list of keys.
+            let all = self.order.iter().filter_map(|key| self.watchers.get(key));
+            all.filter(|watcher| is_there(watcher)).map(state).collect()
+        } else {
+            let keys = self.select_any(selection)?;
+            let meant = keys.iter().filter_map(|key| self.watchers.get(key));
+            meant.map(state).collect()
+        };
+        Ok(Answer::States { watchers })
+    }
+
     fn list(&self, selection: &Selection) -> Response {
         let keys = self.select(selection)?;
         let names = keys.iter().filter_map(|key| self.watchers.get(key));
@@ -423,9 +444,7 @@ impl Engine {
 
     /// The same with those that are only on their way out.
     fn select_any(&self, selection: &Selection) -> Result<Vec<WatcherKey>, Refusal> {
-        self.select_from(selection, |watcher| {
-            !watcher.standing.is_over() || !watcher.empty()
-        })
+        self.select_from(selection, is_there)
     }
 
     fn select_from(

@@ -128,6 +128,7 @@ impl Engine {
             | Command::Signal(_)
             | Command::Kill(_)
             | Command::Status(_)
+            | Command::States(_)
             | Command::List(_)
             | Command::ListPids(_)
             | Command::NumWatchers

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::broadcast;
 
 use super::control::wire::EventLine;
+use super::metrics::Ends;
 
 /// Events that are kept, and how far a slow listener may fall behind before it is told that it missed
 /// some. An event takes some 300 bytes.
@@ -18,6 +19,7 @@ pub const EVENTS_KEPT: usize = 1024;
 pub struct Events {
     sender: broadcast::Sender<Arc<EventLine>>,
     recent: Arc<Mutex<VecDeque<Arc<EventLine>>>>,
+    ends: Arc<Mutex<Ends>>,
 }
 
 impl Default for Events {
@@ -25,6 +27,7 @@ impl Default for Events {
         Self {
             sender: broadcast::Sender::new(EVENTS_KEPT),
             recent: Arc::default(),
+            ends: Arc::default(),
         }
     }
 }
@@ -32,6 +35,10 @@ impl Default for Events {
 impl Events {
     /// Tells everybody.
     pub fn publish(&self, event: EventLine) {
+        self.ends
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .count(&event);
         let event = Arc::new(event);
         let mut recent = self.recent();
         if recent.len() == EVENTS_KEPT {
@@ -41,6 +48,15 @@ impl Events {
         // Under the lock, so that who subscribes with the recent ones neither misses one nor hears it
         // twice. Nobody may be listening.
         let _ = self.sender.send(event);
+    }
+
+    /// How processes have ended so far.
+    #[must_use]
+    pub fn ends(&self) -> Ends {
+        self.ends
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Listens from now on.

@@ -17,6 +17,7 @@ pub mod link;
 pub mod listeners;
 pub mod log;
 pub mod manager;
+pub mod metrics;
 pub mod output;
 pub mod place;
 pub mod plugins;

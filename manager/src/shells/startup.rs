@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::asking::Asker;
 use super::circus::endpoints as circus;
 use super::console::{Color, Console, Renderer};
-use super::control::{self, About, COMMANDS_WAITING_MAX, Control, Stay, Upgrades};
+use super::control::{self, About, COMMANDS_WAITING_MAX, Control, Scrapes, Stay, Upgrades};
 use super::events::Events;
 use super::greeting::Greeting;
 use super::history::History;
@@ -226,6 +226,7 @@ async fn serve(
         stay: staying,
         about,
         upgrades: Upgrades::new(asked_upgrades),
+        scrapes: Scrapes::default(),
     };
     let (all_served, served) = oneshot::channel();
     // Both servers have one; it is told when neither has any more.

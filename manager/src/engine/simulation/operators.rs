@@ -248,6 +248,7 @@ fn hear(words: &mut Words, command: &Command, config: &WatcherConfig) {
         | Command::Signal(_)
         | Command::Kill(_)
         | Command::Status(_)
+        | Command::States(_)
         | Command::List(_)
         | Command::ListPids(_)
         | Command::NumWatchers
@@ -284,6 +285,7 @@ pub(super) fn meant(command: &Command, configuration: &Configuration) -> Vec<Wat
         | Command::Kill(_)
         | Command::Detach(_)
         | Command::Status(_)
+        | Command::States(_)
         | Command::List(_)
         | Command::ListPids(_)
         | Command::NumWatchers

@@ -134,18 +134,17 @@ async fn list(properties: &Properties, asker: &Asker) -> Outcome {
 async fn status(properties: &Properties, asker: &Asker) -> Outcome {
     let name = properties.text("name")?;
     let selection = name.map_or_else(Selection::default, Selection::one);
-    let answer = asker.ask(Command::Status(selection)).await;
-    let answer = answer.map_err(about(name.unwrap_or_default()))?;
-    let Answer::Status(report) = answer else {
-        return Err(unexpected(&answer));
+    let answer = asker.ask(Command::States(selection)).await;
+    let watchers = match answer.map_err(about(name.unwrap_or_default()))? {
+        Answer::States { watchers } => watchers,
+        other => return Err(unexpected(&other)),
     };
-    match (name, report.watchers.as_slice()) {
-        (Some(_), [watcher, ..]) => Ok(Fields::none().and("status", watcher.state.name())),
+    match (name, watchers.as_slice()) {
+        (Some(_), [(_, state), ..]) => Ok(Fields::none().and("status", state.name())),
         (Some(name), []) => Err(unknown_watcher(name)),
-        (None, watchers) => {
-            let states = watchers
-                .iter()
-                .map(|it| (it.name.clone(), it.state.name().into()));
+        (None, _) => {
+            let states = watchers.into_iter();
+            let states = states.map(|(name, state)| (name, state.name().into()));
             Ok(Fields::none().and_tree("statuses", Tree::Object(states.collect())))
         }
     }

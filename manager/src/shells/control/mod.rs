@@ -6,6 +6,7 @@ mod door;
 pub mod error;
 mod events;
 mod logs;
+pub mod metrics;
 mod parameters;
 mod stored;
 mod stream;
@@ -31,6 +32,7 @@ use tokio::sync::watch;
 
 use self::door::{Door, Peer};
 use self::error::ControlError;
+pub use self::metrics::Scrapes;
 pub use self::upgrade::Upgrades;
 use self::wire::ManagerInfo;
 use crate::command::{Answer, Command, Matching, Selection};
@@ -101,6 +103,8 @@ pub struct Control {
     pub about: Arc<About>,
     /// Upgrades of the manager.
     pub upgrades: Upgrades,
+    /// What scrapers were told.
+    pub scrapes: Scrapes,
 }
 
 /// Serves until the manager leaves and all answers are on their way.
@@ -133,6 +137,7 @@ fn router(control: Control) -> Router {
         .route("/v1/logs", get(logs::get))
         .route("/v1/kernel", get(kernel))
         .route("/v1/events", get(events::get))
+        .route("/metrics", get(metrics::get))
         .route("/v1/upgrade", get(upgrade::get).post(upgrade::post))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)

@@ -60,6 +60,7 @@ impl Served {
             configuration,
             stay: staying,
             upgrades: Upgrades::new(mpsc::channel(1).0),
+            scrapes: Scrapes::default(),
             about: Arc::new(About {
                 configuration: "/etc/web.ini".into(),
                 runtime_dir: dir.path().to_owned(),

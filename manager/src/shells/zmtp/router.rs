@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -42,7 +42,7 @@ pub struct Pending {
     /// When it may go out.
     pub turn: Turn,
     /// The parts of the reply; nothing when it will never come.
-    pub reply: Pin<Box<dyn Future<Output = Option<Parts>> + Send>>,
+    pub reply: Making,
 }
 
 /// Whoever answers requests.
@@ -116,8 +116,12 @@ enum Ended {
     Misbehaved(String),
 }
 
-/// Replies that may not overtake each other, the next one first.
-type Line = VecDeque<oneshot::Receiver<Option<Parts>>>;
+/// A reply that is being made.
+type Making = Pin<Box<dyn Future<Output = Option<Parts>> + Send>>;
+
+/// Replies that may not overtake each other, the next one first. Only that is worked on: what the others have asked
+/// for was asked for when they began.
+type Line = VecDeque<Making>;
 
 struct Visit<S> {
     service: S,
@@ -125,13 +129,8 @@ struct Visit<S> {
     reader: ReadHalf<Stream>,
     writer: WriteHalf<Stream>,
     connection: Connection,
-    /// Whoever makes replies; ends with the connection.
-    working: JoinSet<()>,
-    /// How many of them have not told what they have made.
-    unfinished: usize,
-    /// Replies in the order in which they became ready, and nothing for each that goes elsewhere.
-    made: mpsc::UnboundedReceiver<Option<Parts>>,
-    maker: mpsc::UnboundedSender<Option<Parts>>,
+    /// Replies that go out as they become ready; they end with the connection.
+    working: JoinSet<Option<Parts>>,
     line: Line,
     /// Where it goes when the manager becomes another program, and under which name.
     going_on: (&'static str, Carry),
@@ -150,8 +149,6 @@ impl<S: Service> Visit<S> {
             Some(state) => Connection::resumed(Role::Router, state.dialect()?, &state.unread),
         };
         let (reader, writer) = tokio::io::split(arrival.stream);
-        // Bounded by the number of requests that are worked on.
-        let (maker, made) = mpsc::unbounded_channel();
         Some(Self {
             service,
             stay,
@@ -159,9 +156,6 @@ impl<S: Service> Visit<S> {
             writer,
             connection,
             working: JoinSet::new(),
-            unfinished: 0,
-            made,
-            maker,
             line: Line::new(),
             going_on,
         })
@@ -186,8 +180,7 @@ impl<S: Service> Visit<S> {
                     (_, set) => set,
                 };
             }
-            while self.working.try_join_next().is_some() {}
-            let busy = self.unfinished >= REQUESTS_AT_ONCE_MAX;
+            let busy = self.unfinished() >= REQUESTS_AT_ONCE_MAX;
             let hears = !busy && waiting < REPLIES_BYTES_HIGH;
             tokio::select! {
                 read = self.reader.read(&mut input), if hears => {
@@ -208,9 +201,8 @@ impl<S: Service> Visit<S> {
                         deadline = None;
                     }
                 }
-                Some(reply) = self.made.recv(), if self.unfinished > 0 => {
-                    self.unfinished -= 1;
-                    if let Some(parts) = reply {
+                Some(reply) = self.working.join_next(), if !self.working.is_empty() => {
+                    if let Ok(Some(parts)) = reply {
                         write_message(&parts, &mut self.connection.output);
                     }
                 }
@@ -237,7 +229,7 @@ impl<S: Service> Visit<S> {
 
     /// Begins what has been asked for, as far as there is room.
     async fn hear(&mut self) -> Result<(), String> {
-        while self.unfinished < REQUESTS_AT_ONCE_MAX {
+        while self.unfinished() < REQUESTS_AT_ONCE_MAX {
             match self.connection.poll_event() {
                 Ok(Some(Event::Message(message))) => {
                     if let Some(pending) = self.service.begin(message).await {
@@ -252,24 +244,15 @@ impl<S: Service> Visit<S> {
         Ok(())
     }
 
+    fn unfinished(&self) -> usize {
+        self.line.len() + self.working.len()
+    }
+
     fn work_on(&mut self, pending: Pending) {
-        self.unfinished += 1;
-        let maker = self.maker.clone();
-        let (made, ready) = oneshot::channel();
-        if pending.turn == Turn::InOrder {
-            self.line.push_back(ready);
+        match pending.turn {
+            Turn::InOrder => self.line.push_back(pending.reply),
+            Turn::WhenReady => drop(self.working.spawn(pending.reply)),
         }
-        self.working.spawn(async move {
-            let reply = pending.reply.await;
-            // Whoever waits for it may have gone.
-            let _ = match pending.turn {
-                Turn::WhenReady => maker.send(reply).map_err(drop),
-                Turn::InOrder => {
-                    let _ = made.send(reply);
-                    maker.send(None).map_err(drop)
-                }
-            };
-        });
     }
 
     /// Tells the peer what is left to be told, and closes.
@@ -281,11 +264,8 @@ impl<S: Service> Visit<S> {
     /// Replies that are on their way are the last. If the manager becomes another program, the connection goes on.
     async fn leave(mut self) -> Ended {
         let answered = timeout(LEAVE_TIMEOUT, async {
-            while self.unfinished > 0
-                && let Some(reply) = self.made.recv().await
-            {
-                self.unfinished -= 1;
-                if let Some(parts) = reply {
+            while let Some(reply) = self.working.join_next().await {
+                if let Ok(Some(parts)) = reply {
                     write_message(&parts, &mut self.connection.output);
                 }
             }
@@ -326,7 +306,7 @@ impl<S: Service> Visit<S> {
 /// The reply at the front of a line that is not empty.
 async fn front(line: &mut Line) -> Option<Parts> {
     match line.front_mut() {
-        Some(reply) => reply.await.ok().flatten(),
+        Some(reply) => reply.await,
         None => pending().await,
     }
 }
