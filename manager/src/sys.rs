@@ -1,11 +1,14 @@
 //! The `unsafe` of this crate: taking over descriptors that an earlier program left in this process,
-//! and becoming another program from within a signal handler.
+//! becoming another program from within a signal handler, and waiting for descriptors.
 
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// Takes over a descriptor by its number; it is close-on-exec from here on. Must be called once per
 /// number, by whoever was told that it is theirs.
@@ -134,4 +137,14 @@ pub(crate) fn become_program(program: &CStr, arguments: &[CString]) -> nix::errn
         Ok(never) => match never {},
         Err(error) => error,
     }
+}
+
+/// Registers a descriptor with the runtime, to wait until it is readable.
+///
+/// # Errors
+/// Linux refuses to wait for it.
+pub(crate) fn watch_readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is open, and stays open and the same one until the `AsyncFd` is
+    // dropped, which owns it; `OwnedFd` gives no way to change it from outside.
+    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(Into::into)
 }

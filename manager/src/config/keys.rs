@@ -354,12 +354,11 @@ pub const WATCHER: &[Key] = &[
         "false",
         "hands on all managed sockets",
     ),
-    not_yet(
+    key(
         "on_demand",
         "bool",
         "false",
         "started by the first connection",
-        "it is started with the others",
     ),
     key(
         "max_age",

@@ -130,10 +130,7 @@ pub(super) fn read(
         ..base
     };
     check(&watcher, &mut reader);
-    reader.warn_unsupported(|key| match key {
-        "on_demand" => !watcher.on_demand,
-        _ => false,
-    });
+    reader.warn_unsupported(|_| false);
     let is_stream =
         |key: &str| key.starts_with(Output::Stdout.key()) || key.starts_with(Output::Stderr.key());
     watcher.other = reader.unknown(is_stream);

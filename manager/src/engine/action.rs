@@ -1,6 +1,6 @@
 //! Everything the engine can ask for. Types only; see [`super::input`] for the answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -30,6 +30,12 @@ pub enum Action {
     CloseSocket {
         /// Its name in the kernel.
         kernel_name: String,
+    },
+    /// Wait for connections at these sockets of the configuration and at no others; answered by
+    /// `ConnectionWaits`, once for each.
+    AwaitConnections {
+        /// Their names.
+        sockets: BTreeSet<String>,
     },
     /// Start a process; answered by `Spawned` or `SpawnFailed`.
     Spawn(SpawnRequest),

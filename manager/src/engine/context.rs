@@ -351,6 +351,7 @@ impl Context {
         self.outbox.retain(|action| match action {
             Action::MakeSocket { .. }
             | Action::CloseSocket { .. }
+            | Action::AwaitConnections { .. }
             | Action::Spawn(_)
             | Action::Signal { .. }
             | Action::AttachOutput(_)

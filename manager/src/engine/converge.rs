@@ -79,6 +79,12 @@ impl Watcher {
         if !leaves_them && self.stop_gate() == Gate::Open {
             self.stop_oldest(cx, usize::MAX, ProcessId(u64::MAX));
         }
+        if !self.is_armed() {
+            self.demanded = false;
+        } else if self.empty() {
+            // It only rests, and its back-off goes on.
+            return;
+        }
         if self.empty() {
             let memory = self.memory_mut();
             memory.failures.clear();
@@ -287,6 +293,7 @@ impl Watcher {
             drained: Drained::NotYet,
         };
         self.attach_output(cx, process, pid, child.worker());
+        self.demanded = true;
         self.children.insert(process, child);
     }
 

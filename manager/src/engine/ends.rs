@@ -124,6 +124,9 @@ impl Watcher {
                 }
             }
         }
+        if stopped.is_none() {
+            self.demanded = false;
+        }
         let exit_code = end.cause.exit_code();
         self.flush(cx);
         self.announce_late(cx, process);
@@ -157,7 +160,7 @@ impl Watcher {
     }
 
     fn spend(&mut self) {
-        if !self.config.respawn && self.wanted() {
+        if !self.config.respawn && !self.config.on_demand && self.wanted() {
             let memory = self.memory_mut();
             memory.spent = memory.spent.saturating_add(1);
         }
@@ -174,7 +177,8 @@ impl Watcher {
         let memory = self.memory_mut();
         memory.restarts = memory.restarts.saturating_add(1);
         let lived = end.at.since(deceased.started);
-        let success = self.is_success(end.cause);
+        let served = self.config.on_demand && end.cause == EndCause::Exited(0);
+        let success = served || self.is_success(end.cause);
         if lived >= self.config.backoff.reset_after || success && lived >= CLEAN_EXIT_WAIT_MIN {
             self.memory_mut().failures.remove(&worker);
         } else {

@@ -40,6 +40,13 @@ pub enum Input {
         /// The reason, for people.
         error: String,
     },
+    /// A connection waits to be accepted at a socket of
+    /// [`Action::AwaitConnections`](super::Action::AwaitConnections), or nobody can say whether one
+    /// does. It is not looked at again before it is asked for again.
+    ConnectionWaits {
+        /// Its name in the configuration.
+        socket: String,
+    },
     /// A process runs, or ran: if the kernel says that it has ended already (a repeated key can
     /// meet one), `ProcessEnded` follows.
     Spawned {

@@ -61,6 +61,8 @@ pub struct Engine {
     pub(super) ending: Ending,
     /// Names of the kernel's sockets at the last connection.
     pub(super) held_sockets: BTreeSet<String>,
+    /// Sockets at which a shell waits for connections.
+    pub(super) awaited: BTreeSet<String>,
     pub(super) foreign_processes: u32,
     pub(super) recovered: Recovered,
 }
@@ -89,6 +91,7 @@ impl Engine {
             reading: BTreeMap::new(),
             ending: Ending::default(),
             held_sockets: BTreeSet::new(),
+            awaited: BTreeSet::new(),
             foreign_processes: 0,
             recovered: Recovered::NotYet,
             stale: false,
@@ -127,6 +130,7 @@ impl Engine {
                 self.cx.sockets.handle_ready(&socket);
                 self.touch_socket(&socket);
             }
+            Input::ConnectionWaits { socket } => self.handle_connection(&socket),
             Input::SocketFailed { socket, error } => self.handle_socket_failed(&socket, &error),
             Input::Spawned {
                 ticket,
@@ -243,6 +247,7 @@ impl Engine {
             }
             self.bury();
         }
+        self.await_connections();
         self.collect_outcomes();
         self.cx.release_promises();
         self.advance_ending();
@@ -291,7 +296,11 @@ impl Engine {
             .values()
             .filter(|watcher| {
                 let unknown = watcher.standing.is_over() && watcher.base.is_none();
-                unknown && watcher.empty() && watcher.ended.is_empty() && watcher.hooks.idle()
+                let memory = watcher.memory();
+                // Whoever waits for its removal is answered first, which takes a connection.
+                let answered = memory.current.is_none() && memory.queue.is_empty();
+                let idle = watcher.empty() && watcher.ended.is_empty() && watcher.hooks.idle();
+                unknown && answered && idle
             })
             .map(|watcher| watcher.key.clone())
             .collect();
@@ -328,6 +337,7 @@ impl Engine {
     pub(super) fn drop_connection(&mut self) {
         self.cx.disconnect();
         self.early_ends.clear();
+        self.awaited.clear();
         for watcher in self.watchers.values_mut() {
             watcher.drop_decisions(&mut self.cx);
             watcher.drop_probes(&mut self.cx);

@@ -24,6 +24,7 @@ pub mod labels;
 pub mod limits;
 mod manager;
 mod memory_limit;
+mod on_demand;
 mod operation;
 mod pattern;
 pub mod probe;

@@ -343,6 +343,8 @@ impl Watcher {
                 }
                 Some(Run::Stopped(StopReason::Finished)) => done,
                 Some(Run::Stopped(StopReason::Command)) => Some((WatcherResult::Superseded, None)),
+                // It starts with the next connection.
+                Some(Run::Running) | None if self.is_armed() && self.rests() => done,
                 Some(Run::Running) | None if !self.wanted() => {
                     let reason = "the configuration was changed, and says not to start it";
                     Some((WatcherResult::Superseded, Some(reason.to_owned())))

@@ -19,6 +19,8 @@ impl Watcher {
     /// Begins to replace all that is alive now. What is stopped is started.
     pub(super) fn begin_rollout(&mut self, cx: &mut Context, method: ReloadMethod) {
         let was_wanted = self.wanted();
+        // Of those that run, all are wanted again.
+        self.demanded |= was_wanted;
         self.set_run(Run::Running);
         self.begin_afresh();
         let newest = self.children.newest();

@@ -163,6 +163,17 @@ impl Sockets {
             })
     }
 
+    /// Those of a watcher that are there; all of them for one that names none.
+    pub(super) fn ready_for(&self, uses: &SocketUse) -> BTreeSet<String> {
+        let named = self.entries.keys().any(|name| uses.includes(name));
+        self.entries
+            .iter()
+            .filter(|(name, _)| !named || uses.includes(name))
+            .filter(|(_, entry)| matches!(entry.progress, Progress::Ready))
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
     /// When to ask again.
     pub(super) fn deadline(&self) -> Option<Moment> {
         self.entries

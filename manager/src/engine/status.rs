@@ -83,7 +83,11 @@ impl Watcher {
             }
             None if !self.config.autostart => Some("autostart is off".to_owned()),
             Some(Run::Running) | None => (self.stage == Stage::Down && self.turn == Turn::Waiting)
-                .then(|| "waits for its turn to start".to_owned()),
+                .then(|| "waits for its turn to start".to_owned())
+                .or_else(|| {
+                    let rests = self.rests() && self.empty();
+                    rests.then(|| "waits for a connection".to_owned())
+                }),
         }
     }
 }

@@ -72,6 +72,9 @@ pub(super) struct Watcher {
     /// The last error of a spawn, until one succeeds.
     pub(super) spawn_error: Option<String>,
     pub(super) wake: Option<Moment>,
+    /// Of an `on_demand` watcher: whether a connection has called for it, and none of its processes
+    /// has ended by itself since.
+    pub(super) demanded: bool,
     /// Calls of hooks that are due.
     pub(super) hooks: Hooks,
     /// What is not remembered of a rolling run.
@@ -155,6 +158,7 @@ impl Watcher {
             current: None,
             spawn_error: None,
             wake: None,
+            demanded: false,
             hooks: Hooks::default(),
             pulse: Pulse::default(),
         }
@@ -281,7 +285,7 @@ impl Watcher {
     /// Whether it shall run now.
     pub(super) fn wanted(&self) -> bool {
         match self.standing {
-            Standing::Configured => self.word(),
+            Standing::Configured => self.word() && !(self.rests() && self.empty()),
             Standing::Retired | Standing::Removed(_) | Standing::Leaving => false,
         }
     }
@@ -307,7 +311,12 @@ impl Watcher {
     /// The number of processes it shall have now; those that ended for good are not replaced.
     pub(super) fn target(&self) -> usize {
         let count = self.count().saturating_sub(self.memory.spent);
-        usize::try_from(count).unwrap_or(usize::MAX)
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        if self.rests() {
+            count.min(self.children.settled() + self.spawning.len())
+        } else {
+            count
+        }
     }
 
     /// Nothing runs and nothing is on the way.
@@ -356,6 +365,8 @@ impl Watcher {
             (true, Stage::Falling) => Stage::Rising,
             (true, Stage::Rising | Stage::Up) => self.stage,
             (false, Stage::Down) if self.empty() => Stage::Down,
+            // As in Circus, where it is no stop.
+            (false, _) if self.empty() && self.is_armed() => Stage::Down,
             (false, Stage::Down | Stage::Rising | Stage::Up | Stage::Falling)
                 if self.empty() && !self.stop_is_held_back() =>
             {

@@ -3,7 +3,7 @@
 
 mod upgrading;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::asking::CommandRequest;
 use super::clock;
+use super::connections::{ConnectionNews, Connections};
 use super::control::wire::EventLine;
 use super::control::{COMMANDS_WAITING_MAX, Stay};
 use super::events::Events;
@@ -121,6 +122,8 @@ struct Running {
     hooks: HookRunner,
     /// Looks at processes.
     probes: ProbeRunner,
+    /// Looks whether somebody connects to a socket of an `on_demand` watcher.
+    connections: Connections,
     /// Sockets whose hosts are being looked up.
     lookups: JoinSet<(String, Result<SocketSpec, PrepareError>)>,
     /// The configuration file while it is read.
@@ -156,7 +159,9 @@ impl Manager {
         let had_terminal = std::io::stderr().is_terminal();
         let hooks = HookRunner::new(self.around.clone());
         let probes = ProbeRunner::new(self.around.clone());
+        let connections = Connections::new(self.link.socket().to_owned());
         let mut running = Running {
+            connections,
             manager: self,
             replies: BTreeMap::new(),
             next_command: 1,
@@ -197,6 +202,7 @@ impl Manager {
                 (probe, outcome) = running.probes.next() => {
                     running.input(Input::Probed { probe, outcome });
                 }
+                news = running.connections.next() => running.handle_connection(news),
                 Some(found) = running.lookups.join_next() => {
                     if let Ok((socket, spec)) = found {
                         running.make_socket(socket, spec);
@@ -414,6 +420,7 @@ impl Running {
         }
         match action {
             Action::MakeSocket { socket } => self.find_socket(socket),
+            Action::AwaitConnections { sockets } => self.await_connections(sockets),
             Action::CloseSocket { kernel_name } => self.manager.link.close_socket(kernel_name),
             Action::Spawn(request) => self.spawn(request),
             Action::Signal {
@@ -502,6 +509,26 @@ impl Running {
                     .fail_spawn(ticket, error, SpawnErrorKind::Permanent);
             }
         }
+    }
+
+    fn await_connections(&mut self, sockets: BTreeSet<String>) {
+        let configuration = self.manager.configuration.borrow().clone();
+        let known = sockets.into_iter().filter_map(|socket| {
+            let name = configuration.socket(&socket)?.kernel_socket_name();
+            Some((socket, name))
+        });
+        self.connections.wait_at(known.collect());
+    }
+
+    fn handle_connection(&mut self, news: ConnectionNews) {
+        let ConnectionNews { socket, blind } = news;
+        if let Some(why) = blind {
+            self.manager.log.warning(format!(
+                "socket {socket:?}: it cannot be said whether a connection waits, so those that are \
+                 on_demand are started at once: {why}"
+            ));
+        }
+        self.input(Input::ConnectionWaits { socket });
     }
 
     fn find_socket(&mut self, socket: String) {

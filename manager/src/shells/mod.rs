@@ -4,6 +4,7 @@
 pub mod asking;
 pub mod circus;
 pub mod clock;
+pub mod connections;
 pub mod console;
 pub mod control;
 pub mod events;

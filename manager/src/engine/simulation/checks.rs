@@ -12,7 +12,7 @@ use crate::config::model::WatcherConfig;
 use crate::engine::WatcherKey;
 use crate::engine::labels;
 use crate::engine::remember::{Memory, Run, StopReason};
-use crate::engine::watcher::Standing;
+use crate::engine::watcher::{Standing, Watcher};
 
 /// How long the world may take to come to rest: the longest back-off and graceful timeout, some
 /// rounds of them.
@@ -46,7 +46,39 @@ pub(super) fn settle_down(world: &mut World) -> Result<(), String> {
     }
     world.note(|| "--- at rest".to_owned());
     stays_at_rest(world)?;
+    come_to_all(world)?;
     throughout(world)
+}
+
+/// Lets somebody connect wherever a connection is waited for: those who waited then run.
+fn come_to_all(world: &mut World) -> Result<(), String> {
+    let limit = world.now + PATIENCE;
+    let mut resting = world
+        .session
+        .as_ref()
+        .map_or(0, |session| session.awaited.len());
+    while resting > 0 {
+        world.somebody_connects();
+        resting -= 1;
+    }
+    run_dry(world)?;
+    while let Err(problem) = at_rest(world) {
+        if !world.jump(limit)? {
+            return Err(format!(
+                "a connection came, and there was no rest: {problem}"
+            ));
+        }
+        run_dry(world)?;
+    }
+    let engine = world.engine.as_ref().ok_or("there is no manager")?;
+    match engine.watchers.values().find(|watcher| {
+        watcher.is_armed()
+            && watcher.rests()
+            && !engine.cx.sockets.ready_for(&watcher.uses).is_empty()
+    }) {
+        Some(watcher) => Err(format!("a connection came, and {} rests", watcher.key)),
+        None => Ok(()),
+    }
 }
 
 /// Delivers everything that is on its way.
@@ -247,6 +279,9 @@ fn check_watcher(world: &World, config: &WatcherConfig) -> Result<(), String> {
             Err(format!("{key} ended but has {live}"))
         };
     }
+    if config.on_demand && watcher.is_some_and(Watcher::rests) {
+        return check_resting(world, config, live);
+    }
     let counts = words.counts(config);
     let good = words
         .runs(config)
@@ -267,6 +302,22 @@ fn check_watcher(world: &World, config: &WatcherConfig) -> Result<(), String> {
             "{key} has {live} processes; operators said {words:?}"
         ))
     }
+}
+
+/// A watcher that waits for a connection has what is left of its processes, and would hear of one.
+fn check_resting(world: &World, config: &WatcherConfig, live: usize) -> Result<(), String> {
+    let key = WatcherKey::of(&config.name);
+    let engine = world.engine.as_ref().ok_or("there is no manager")?;
+    let watcher = engine.watchers.get(&key).ok_or("it is unknown")?;
+    if live > usize::try_from(watcher.count()).unwrap_or(usize::MAX) {
+        return Err(format!("{key} rests with {live} processes"));
+    }
+    let sockets = engine.cx.sockets.ready_for(&watcher.uses);
+    let awaited = world.session.as_ref().map(|session| &session.awaited);
+    if watcher.is_armed() && !awaited.is_some_and(|awaited| sockets.is_subset(awaited)) {
+        return Err(format!("{key} rests and would not hear of a connection"));
+    }
+    Ok(())
 }
 
 /// Whether any process ended by itself, without which nothing flaps.

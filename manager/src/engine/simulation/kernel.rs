@@ -235,6 +235,7 @@ impl SimKernel {
                 Ok(vec![Input::ValueStored { write: *write }])
             }
             Action::AttachOutput(_)
+            | Action::AwaitConnections { .. }
             | Action::Configure(_)
             | Action::MeasureMemory { .. }
             | Action::ReadConfiguration { .. }

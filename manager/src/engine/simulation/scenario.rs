@@ -123,6 +123,7 @@ fn watcher(random: &mut Random, index: u64, mood: Mood, hooked: Hooked) -> Watch
             put("max_age", "20".to_owned());
         }
         put("max_age_variance", "5".to_owned());
+        put("on_demand", one_in(random, 6).to_string());
         if one_in(random, 5) {
             put("max_rss", "1M".to_owned());
         }

@@ -81,6 +81,8 @@ pub(super) enum Heard {
 pub(super) struct Session {
     pub(super) outgoing: VecDeque<Action>,
     pub(super) incoming: VecDeque<Input>,
+    /// Sockets at which it waits for connections.
+    pub(super) awaited: BTreeSet<String>,
     attached: BTreeSet<ProcessId>,
     drains: BTreeSet<(Moment, ProcessId)>,
 }
@@ -144,7 +146,10 @@ impl World {
                 self.crash();
                 Ok(())
             }
-            89 => self.kill_a_child(),
+            89 => {
+                self.somebody_connects();
+                self.kill_a_child()
+            }
             90 => {
                 self.somebody_else();
                 Ok(())
@@ -284,6 +289,13 @@ impl World {
                 }
                 Ok(())
             }
+            Action::AwaitConnections { sockets } => match &mut self.session {
+                Some(session) => {
+                    session.awaited = sockets;
+                    Ok(())
+                }
+                None => Err("waits at sockets without a connection".to_owned()),
+            },
             Action::ReadConfiguration { command } => {
                 self.reads.push(command);
                 Ok(())
@@ -415,6 +427,17 @@ impl World {
             self.probes.next_outcome(),
         ];
         moments.into_iter().flatten().min()
+    }
+
+    /// At a socket at which somebody waits for connections, if there is one.
+    pub(super) fn somebody_connects(&mut self) {
+        if let Some(session) = &mut self.session
+            && let Some(socket) = session.awaited.pop_first()
+        {
+            session
+                .incoming
+                .push_back(Input::ConnectionWaits { socket });
+        }
     }
 
     fn let_time_pass(&mut self) -> Result<(), String> {
@@ -716,6 +739,7 @@ fn brief(input: &Input) -> String {
         | Input::LeaseLost
         | Input::SocketReady { .. }
         | Input::SocketFailed { .. }
+        | Input::ConnectionWaits { .. }
         | Input::Spawned { .. }
         | Input::SpawnFailed { .. }
         | Input::ProcessEnded { .. }

@@ -189,11 +189,10 @@ fn unknown_keys_and_sections_are_named_with_what_was_probably_meant() {
 
 #[test]
 fn what_is_not_supported_yet_is_named_unless_it_says_what_holds_anyway() {
-    let found = warning("[watcher:w]\ncmd = x\non_demand = true\n");
+    let found = warning("[socket:s]\nport = 1\nblocking = no\n");
     assert!(found.contains("is not supported yet"), "{found}");
     assert!(found.contains("(line 3 of web.ini)"), "{found}");
-    let text = "[circus]\nhttpd = 0\nstatsd = no\ndebug = false\n[watcher:w]\ncmd = x\n\
-                on_demand = false\n";
+    let text = "[circus]\nhttpd = 0\nstatsd = no\ndebug = false\n[watcher:w]\ncmd = x\n";
     assert_eq!(warnings(text), Vec::<String>::new());
     assert!(warning("[circus]\nlogoutput = syslog:///dev/log\n").contains("to syslog is not"));
     assert!(warning("[socket:s]\nport = 1\nblocking = no\n").contains("it is blocking"));
