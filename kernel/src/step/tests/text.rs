@@ -163,3 +163,16 @@ fn stats_adds_up_and_comes_page_by_page() {
     let sessions = line(&mut world, "sessions");
     assert!(sessions.contains(" follows=0 queued=0\n> "), "{sessions}");
 }
+
+#[test]
+fn what_the_fuzzer_has_kept_still_holds() {
+    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fuzz/corpus/text_sessions");
+    let mut played = 0;
+    for entry in std::fs::read_dir(corpus).unwrap() {
+        let path = entry.unwrap().path();
+        eprintln!("{}", path.display());
+        play(&std::fs::read(path).unwrap());
+        played += 1;
+    }
+    assert!(played > 100, "{played}");
+}
