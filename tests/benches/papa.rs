@@ -1,7 +1,7 @@
 //! A watcher at our kernel beside one at Papa's own daemon, with the same reader: throughput, lines
-//! lost, processor time per gigabyte, and how late a line arrives.
+//! lost, processor time per gigabyte, how late a line arrives, and memory with 100 idle children.
 
-use kingpole_tests::measure::{Comparison, Effort, median};
+use kingpole_tests::measure::{Comparison, Effort, median, pss_kib};
 use kingpole_tests::process::Guarded;
 use kingpole_tests::text::{Place, TextSession, Watched};
 use kingpole_tests::{Kernel, Scratch, binaries, python, wait};
@@ -13,6 +13,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 struct Side {
     place: Place,
     pid: i32,
+    /// Our kernel's guard.
+    guard: Option<i32>,
 }
 
 /// What one watch of a child that writes lines brought.
@@ -32,6 +34,7 @@ fn main() {
     let ours = Side {
         place: Place::Unix(kernel.scratch().join("text.sock")),
         pid: kernel.client().welcome().pid,
+        guard: kernel.pid_in("guard.pid"),
     };
     let scratch = Scratch::new();
     let (papa, theirs) = start_papa(&interpreter, &scratch);
@@ -76,7 +79,34 @@ fn main() {
             median(late)
         );
     }
+    for (name, side) in [("papa", &theirs), ("ours", &ours)] {
+        let [idle, full] = memory(side);
+        println!(
+            "watch/memory, {name}           {idle:.1} MiB idle, {full:.1} MiB with {CHILDREN} children"
+        );
+    }
     drop(papa);
+}
+
+/// Idle children whose memory is measured.
+const CHILDREN: u64 = 100;
+
+/// Proportional memory in MiB of all that a side consists of, before and after it has [`CHILDREN`].
+fn memory(side: &Side) -> [f64; 2] {
+    let mebibytes = || {
+        let pids = [Some(side.pid), side.guard];
+        let kib = pids
+            .into_iter()
+            .flatten()
+            .map(|pid| pss_kib(pid).expect("its memory"));
+        kib.sum::<u64>() as f64 / 1024.0
+    };
+    let before = mebibytes();
+    let mut session = TextSession::open(&side.place);
+    for number in 0..CHILDREN {
+        session.ask(&format!("make process idle.{number} /bin/sleep 100000"));
+    }
+    [before, mebibytes()]
 }
 
 fn keep(flows: &mut Vec<Flow>, flow: Flow) -> f64 {
@@ -98,7 +128,12 @@ fn start_papa(interpreter: &Path, scratch: &Scratch) -> (Guarded, Side) {
         TextSession::try_connect(&place).map(drop)
     });
     let pid = papa.handle().pid();
-    (papa, Side { place, pid })
+    let side = Side {
+        place,
+        pid,
+        guard: None,
+    };
+    (papa, side)
 }
 
 /// Watches a child that writes lines of 100 bytes as fast as it can, with the default buffer.

@@ -166,7 +166,10 @@ fn stats_adds_up_and_comes_page_by_page() {
 
 #[test]
 fn what_the_fuzzer_has_kept_still_holds() {
-    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fuzz/corpus/text_sessions");
+    let corpus = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../tests/fuzz/corpus/text_sessions"
+    );
     let mut played = 0;
     for entry in std::fs::read_dir(corpus).unwrap() {
         let path = entry.unwrap().path();
