@@ -245,6 +245,7 @@ pub(super) fn describe(answer: &Answer) -> String {
         | Answer::Stats { .. }
         | Answer::Dstats { .. }
         | Answer::Runs { .. }
+        | Answer::History { .. }
         | Answer::Sockets { .. } => String::new(),
     }
 }

@@ -8,6 +8,7 @@ pub mod client;
 mod completions;
 pub mod daemon;
 mod decr;
+mod deploy;
 mod detach;
 #[cfg(test)]
 mod documented;
@@ -17,6 +18,7 @@ pub mod exit;
 pub mod failure;
 mod get;
 mod globaloptions;
+mod history;
 mod import;
 mod incr;
 mod kernel;
@@ -33,7 +35,9 @@ mod quit;
 mod reload;
 mod reloadconfig;
 mod restart;
+mod resume;
 mod rm;
+mod rollback;
 mod rolling;
 mod run;
 mod scale;
@@ -45,6 +49,7 @@ mod stats;
 mod status;
 mod stop;
 mod succession;
+mod suspend;
 pub mod table;
 mod top;
 mod upgrade;
@@ -114,6 +119,16 @@ enum Verb {
     /// Replace the processes of watchers without an interruption
     #[command(after_help = "Examples:\n  kingpole reload web --wait\n  kingpole reload")]
     Reload(reload::Arguments),
+    /// Roll out a new version of a watcher, and take it back if it does not work
+    Deploy(deploy::Arguments),
+    /// Roll out an earlier version of a watcher
+    Rollback(rollback::Arguments),
+    /// Show the versions of a watcher
+    History(history::Arguments),
+    /// Start no processes of watchers until they are resumed; what runs runs on
+    Suspend(suspend::Arguments),
+    /// Start processes of suspended watchers again
+    Resume(resume::Arguments),
     /// Run more processes of watchers
     #[command(after_help = "Examples:\n  kingpole incr web\n  kingpole incr web --by 2 --wait")]
     Incr(incr::Arguments),
@@ -194,6 +209,11 @@ pub fn main() -> ExitCode {
         Verb::Stop(arguments) => stop::run(arguments, &dir),
         Verb::Restart(arguments) => restart::run(arguments, &dir),
         Verb::Reload(arguments) => reload::run(arguments, &dir),
+        Verb::Deploy(arguments) => deploy::run(arguments, &dir),
+        Verb::Rollback(arguments) => rollback::run(arguments, &dir),
+        Verb::History(arguments) => history::run(&arguments, &dir),
+        Verb::Suspend(arguments) => suspend::run(arguments, &dir),
+        Verb::Resume(arguments) => resume::run(arguments, &dir),
         Verb::Incr(arguments) => incr::run(arguments, &dir),
         Verb::Decr(arguments) => decr::run(arguments, &dir),
         Verb::Add(arguments) => add::run(arguments, &dir),

@@ -35,6 +35,9 @@ pub(super) struct Arguments {
     rolling: bool,
     #[command(flatten)]
     pace: Pace,
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
     /// Wait until it is done
     #[arg(long)]
     wait: bool,
@@ -65,17 +68,18 @@ pub(super) fn run(arguments: Arguments, dir: &Path) -> Outcome {
         method,
         rolling,
         pace,
+        dry_run,
         wait,
         timeout,
         following,
         json,
     } = arguments;
     let selection = watchers.selection();
-    if rolling || pace.is_given() || following.is_given() {
+    if rolling || dry_run || pace.is_given() || following.is_given() {
         let request = Roll {
             selection,
             options: pace.options(timeout),
-            dry_run: following.dry_run(),
+            dry_run,
             wait: Wait::No,
             by: Caller::default(),
         };

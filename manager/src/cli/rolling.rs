@@ -60,11 +60,8 @@ impl Pace {
 /// How a run is followed.
 #[derive(Clone, Copy, Debug, Args)]
 pub(super) struct Following {
-    /// Only say what would be done
-    #[arg(long)]
-    dry_run: bool,
     /// Begin it and do not wait for its end
-    #[arg(long, conflicts_with = "dry_run")]
+    #[arg(long)]
     no_wait: bool,
     /// Rolling: how often to look how far it is [default: 0.1]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
@@ -73,11 +70,7 @@ pub(super) struct Following {
 
 impl Following {
     pub(super) const fn is_given(&self) -> bool {
-        self.dry_run || self.no_wait || self.check_interval.is_some()
-    }
-
-    pub(super) const fn dry_run(&self) -> bool {
-        self.dry_run
+        self.no_wait || self.check_interval.is_some()
     }
 }
 
@@ -91,7 +84,8 @@ pub(super) fn run(command: &Command, following: &Following, json: bool, dir: &Pa
         show.report(run)?;
         begun.insert(run.watcher.clone(), run.run);
     }
-    if following.dry_run || following.no_wait || runs.is_empty() {
+    let planned = runs.iter().all(|run| run.state == RunState::Planned);
+    if planned || following.no_wait {
         if runs.is_empty() && !json {
             print("nothing to do\n")?;
         }

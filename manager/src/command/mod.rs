@@ -18,7 +18,9 @@ pub use response::{
     SocketState, SocketStatus, StatusReport, WatcherOutcome, WatcherPids, WatcherResult,
     WatcherState, WatcherStatus,
 };
-pub use rolling::{Caller, Roll, RollOptions, RunReport, RunState};
+pub use rolling::{
+    Caller, Deploy, Roll, RollOptions, Rollback, RunReport, RunState, VersionReport,
+};
 pub use statistics::{
     ManagerStatistics, ProcessInfo, ProcessStatistics, SocketDetail, StatsRequest,
     WatcherStatistics,
@@ -85,6 +87,16 @@ pub enum Command {
     Roll(Roll),
     /// How far rolling runs are, or what became of the last ones.
     Runs(Selection),
+    /// Roll out a new version of a watcher, and take it back if it does not work.
+    Deploy(Deploy),
+    /// Roll out an earlier version.
+    Rollback(Rollback),
+    /// The versions of one watcher.
+    History(GetOptions),
+    /// Start no processes of watchers until they are resumed; what runs runs on.
+    Suspend(Change),
+    /// Start processes again.
+    Resume(Change),
     /// Stop what is not `use_papa` and leave; the rest runs on.
     Quit(End),
     /// Leave; everything runs on.
@@ -96,15 +108,18 @@ pub enum Command {
 impl Command {
     /// Notes who gave it, where that is kept.
     pub fn set_caller(&mut self, caller: Caller) {
-        if let Self::Roll(request) = self {
-            request.by = caller;
+        match self {
+            Self::Roll(request) => request.by = caller,
+            Self::Deploy(request) => request.by = caller,
+            Self::Rollback(request) => request.by = caller,
+            _ => {}
         }
     }
 
     /// Whether it is kept who gave it.
     #[must_use]
     pub const fn keeps_caller(&self) -> bool {
-        matches!(self, Self::Roll(_))
+        matches!(self, Self::Roll(_) | Self::Deploy(_) | Self::Rollback(_))
     }
 
     /// The verb, as people write it.
@@ -138,6 +153,11 @@ impl Command {
             Self::ListSockets => "listsockets",
             Self::Roll(_) => "roll",
             Self::Runs(_) => "runs",
+            Self::Deploy(_) => "deploy",
+            Self::Rollback(_) => "rollback",
+            Self::History(_) => "history",
+            Self::Suspend(_) => "suspend",
+            Self::Resume(_) => "resume",
             Self::Quit(_) => "quit",
             Self::Detach(_) => "detach",
             Self::Shutdown(_) => "shutdown",

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::rolling::RunReport;
+use super::rolling::{RunReport, VersionReport};
 use super::statistics::{ManagerStatistics, SocketDetail, WatcherStatistics};
 use crate::config::difference::Difference;
 use crate::engine::{Epoch, Generation, Moment, Pid, ProcessId, WorkerId};
@@ -87,6 +87,13 @@ pub enum Answer {
     Runs {
         /// One for each watcher that has or had one.
         runs: Vec<RunReport>,
+    },
+    /// Versions of a watcher, from the oldest that is remembered on.
+    History {
+        /// Its name as configured.
+        watcher: String,
+        /// Its versions.
+        versions: Vec<VersionReport>,
     },
     /// The manager leaves.
     Leaving,

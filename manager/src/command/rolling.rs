@@ -1,6 +1,9 @@
 //! Rolling runs: what they are told, and what is told about them.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{Selection, Wait};
 use crate::engine::{Moment, Pid, ProcessId, WorkerId};
@@ -23,6 +26,75 @@ pub struct Roll {
     /// Who asks; known from the connection, never from what a client writes.
     #[serde(skip)]
     pub by: Caller,
+}
+
+/// Arguments of deploy: a new version of a watcher, rolled out, and taken back if it does not work.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Deploy {
+    /// The watcher, by its exact name.
+    pub watcher: String,
+    /// Options as in `set`.
+    #[serde(default)]
+    pub options: BTreeMap<String, Value>,
+    /// Variables that are added to the watcher's environment or changed in it.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// How.
+    #[serde(flatten)]
+    pub pace: RollOptions,
+    /// When to answer.
+    #[serde(default)]
+    pub wait: Wait,
+    /// Who asks; see [`Roll::by`].
+    #[serde(skip)]
+    pub by: Caller,
+}
+
+/// Arguments of rollback: an earlier version is rolled out again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollback {
+    /// The watcher, by its exact name.
+    pub watcher: String,
+    /// Which version; the one before the current one if none is given.
+    #[serde(default)]
+    pub version: Option<u64>,
+    /// How.
+    #[serde(flatten)]
+    pub pace: RollOptions,
+    /// When to answer.
+    #[serde(default)]
+    pub wait: Wait,
+    /// Who asks; see [`Roll::by`].
+    #[serde(skip)]
+    pub by: Caller,
+}
+
+/// One version of a watcher. What is secret in it, values of its environment, is not told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionReport {
+    /// Its number.
+    pub version: u64,
+    /// When it was rolled out, or found.
+    pub at: Moment,
+    /// By whom.
+    pub by: Caller,
+    /// As what; nothing for what was there before the first deploy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub purpose: Option<Purpose>,
+    /// What became of it.
+    pub state: RunState,
+    /// Why it was not done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Whether it is the one that runs.
+    pub current: bool,
+    /// What it is started with.
+    pub cmd: String,
+    /// Options other than the file's.
+    pub options: BTreeMap<String, String>,
+    /// Names of the variables of its environment, where that is not the file's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub env: Vec<String>,
 }
 
 /// How a rolling run replaces processes. What is left out is what the watcher's own options say, and

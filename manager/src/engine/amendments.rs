@@ -157,7 +157,7 @@ impl Watcher {
     }
 
     /// What becomes of the memory by changed options; everything is checked.
-    fn amended_memory(&self, changes: &Changes) -> Result<Memory, Refusal> {
+    pub(super) fn amended_memory(&self, changes: &Changes) -> Result<Memory, Refusal> {
         let mut memory = self.memory().clone();
         let Some(plain) = self.plain(&memory)? else {
             return Ok(memory);
@@ -549,8 +549,13 @@ impl Engine {
         if self.cx.fault == Fault::KeepOutdated {
             return;
         }
-        let method = ReloadMethod::Terminate;
         for (key, watcher) in &mut self.watchers {
+            let method = if watcher.memory().rolling.is_some() {
+                // Behind it, and with the same care.
+                ReloadMethod::Graceful
+            } else {
+                ReloadMethod::Terminate
+            };
             let replaces = |operation: &Operation| {
                 matches!(
                     operation,

@@ -75,6 +75,7 @@ impl Engine {
             Command::Dstats => Some(Ok(Answer::Dstats { manager: None })),
             Command::ListSockets => Some(self.list_sockets()),
             Command::Runs(selection) => Some(self.runs(selection)),
+            Command::History(request) => Some(self.history(request)),
             Command::Start(_)
             | Command::Stop(_)
             | Command::Restart(_)
@@ -87,6 +88,10 @@ impl Engine {
             | Command::Rm(_)
             | Command::Set(_)
             | Command::Roll(_)
+            | Command::Deploy(_)
+            | Command::Rollback(_)
+            | Command::Suspend(_)
+            | Command::Resume(_)
             | Command::ReloadConfig(_) => self.change(command, request).err().map(Err),
         };
         if let Some(response) = result {
@@ -107,6 +112,10 @@ impl Engine {
             Command::Rm(request) => return self.remove(command, request),
             Command::Set(request) => return self.set(command, request),
             Command::Roll(request) => return self.roll(command, request),
+            Command::Deploy(request) => return self.deploy(command, request),
+            Command::Rollback(request) => return self.roll_back(command, request),
+            Command::Suspend(change) => return self.suspend(command, &change.selection, true),
+            Command::Resume(change) => return self.suspend(command, &change.selection, false),
             Command::ReloadConfig(request) => return self.read_configuration(command, *request),
             _ => {}
         }
@@ -153,6 +162,26 @@ impl Engine {
                 },
             );
         }
+        Ok(())
+    }
+
+    /// Lets watchers start no processes, or start them again. It counts at once.
+    fn suspend(
+        &mut self,
+        command: CommandId,
+        selection: &Selection,
+        suspended: bool,
+    ) -> Result<(), Refusal> {
+        let mut outcomes = Vec::new();
+        for key in self.select(selection)? {
+            let Some(watcher) = self.watchers.get_mut(&key) else {
+                continue;
+            };
+            watcher.memory_mut().suspended = suspended;
+            outcomes.push(watcher.outcome(WatcherResult::Done, None));
+            self.dirty.insert(key);
+        }
+        self.cx.promise(command, changed(outcomes));
         Ok(())
     }
 
@@ -262,6 +291,11 @@ impl Engine {
             | Command::ListSockets
             | Command::Roll(_)
             | Command::Runs(_)
+            | Command::Deploy(_)
+            | Command::Rollback(_)
+            | Command::History(_)
+            | Command::Suspend(_)
+            | Command::Resume(_)
             | Command::Quit(_)
             | Command::Detach(_)
             | Command::Shutdown(_) => return Ok((Vec::new(), Wait::No)),

@@ -30,6 +30,9 @@ pub(super) enum Pace {
 impl Watcher {
     /// One step of [`Watcher::settle`]: spawns what is missing, stops what is too much.
     pub(super) fn converge(&mut self, cx: &mut Context) {
+        if self.rewritten {
+            return;
+        }
         if !self.wanted() {
             self.wind_down(cx);
             return;
@@ -132,7 +135,7 @@ impl Watcher {
     /// Starts up to `missing` processes under the lowest free worker ids, as far as back-off,
     /// warm-up and sockets allow.
     pub(super) fn spawn_missing(&mut self, cx: &mut Context, missing: usize, pace: Pace) {
-        if missing == 0 || cx.sockets.obstacle(&self.uses).is_some() {
+        if missing == 0 || self.memory().suspended || cx.sockets.obstacle(&self.uses).is_some() {
             return;
         }
         for worker in self.free_workers(missing) {
@@ -350,6 +353,11 @@ impl Watcher {
     pub(super) fn waits_for(&self, cx: &Context) -> Option<(String, Option<Moment>)> {
         if self.stage == Stage::Down || !self.wanted() {
             return None;
+        }
+        if self.memory().suspended {
+            let name = &self.config.name;
+            let why = format!("no processes are started until: kingpole resume {name}");
+            return Some((why, None));
         }
         if let Some(obstacle) = cx.sockets.obstacle(&self.uses) {
             return Some((obstacle.into_text(), None));

@@ -144,6 +144,11 @@ impl Engine {
             | Command::Dstats
             | Command::Roll(_)
             | Command::Runs(_)
+            | Command::Deploy(_)
+            | Command::Rollback(_)
+            | Command::History(_)
+            | Command::Suspend(_)
+            | Command::Resume(_)
             | Command::ListSockets => return,
         };
         match wait {

@@ -35,6 +35,13 @@ pub const NOTICES_WAITING_MAX: usize = 1024;
 /// Memory of processes is not asked for more often than this, however small `check_delay` is.
 pub const MEASURE_WAIT_MIN: Duration = Duration::from_secs(1);
 
+/// Versions of one watcher that are remembered.
+pub const VERSIONS_MAX: usize = 10;
+
+/// Size of all remembered versions of one watcher, bytes: they are part of its value, of which the
+/// kernel takes 256 KiB.
+pub const VERSIONS_BYTES_MAX: usize = 96 << 10;
+
 /// A process of which nothing says when it is ready counts as ready once it has lived so long: a
 /// program that cannot start has usually said so by then.
 pub const PROVEN_BY_UPTIME: Duration = Duration::from_secs(1);

@@ -245,6 +245,7 @@ impl Engine {
                     watcher.settle(cx);
                 }
             }
+            self.rewrite();
             self.bury();
         }
         self.await_connections();

@@ -153,7 +153,7 @@ impl Watcher {
         }
         while let Some(operation) = self.memory_mut().queue.pop_front() {
             if let Operation::Roll(order) = operation {
-                self.drop_order(cx, *order, reason);
+                self.drop_order(cx, *order, RunState::Superseded, reason);
             }
             let waiter = self.waiters.pop_front().flatten();
             let current = Current {
@@ -177,6 +177,8 @@ impl Watcher {
         memory.run = None;
         memory.count = None;
         memory.options.clear();
+        memory.versions.clear();
+        memory.suspended = false;
         memory.flaps = Flaps::default();
         memory.failures.clear();
         memory.failed_starts = 0;
@@ -361,6 +363,10 @@ impl Watcher {
     }
 
     fn verdict_of_trouble(&self, cx: &Context) -> Option<(WatcherResult, Option<String>)> {
+        if self.memory().suspended {
+            let reason = self.waits_for(cx).map(|(reason, _)| reason);
+            return Some((WatcherResult::Failed, reason));
+        }
         if let Some(Obstacle::Failed(reason)) = cx.sockets.obstacle(&self.uses) {
             return Some((
                 WatcherResult::Failed,

@@ -11,7 +11,7 @@ use super::flapping::Flaps;
 use super::ids::{Moment, ProcessId, WatcherKey, WorkerId};
 use super::operation::Operation;
 use super::restart_policy::Failures;
-use super::rolling::{Rolled, Rolling};
+use super::rolling::{Rolled, Rolling, Version};
 use crate::command::{ReloadMethod, Stopping};
 
 /// Prefix of all values of a namespace.
@@ -46,6 +46,12 @@ pub(super) struct Memory {
     /// What became of the last rolling run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) rolled: Option<Rolled>,
+    /// Versions, from the oldest on.
+    #[serde(skip_serializing_if = "VecDeque::is_empty")]
+    pub(super) versions: VecDeque<Version>,
+    /// No process is started until somebody says so.
+    #[serde(skip_serializing_if = "is_false")]
+    pub(super) suspended: bool,
     /// How many rolling runs were asked for.
     #[serde(skip_serializing_if = "is_zero_u64")]
     pub(super) runs: u64,
@@ -321,6 +327,8 @@ mod tests {
             }),
             rolling: None,
             rolled: None,
+            versions: VecDeque::new(),
+            suspended: false,
             runs: 0,
             current: Some(Operation::Start),
             queue: [Operation::Stop, Operation::Step { by: -2 }].into(),

@@ -79,6 +79,9 @@ pub(super) struct Watcher {
     pub(super) hooks: Hooks,
     /// What is not remembered of a rolling run.
     pub(super) pulse: Pulse,
+    /// What is remembered of its options has changed, and has to be worked out before anything is
+    /// done.
+    pub(super) rewritten: bool,
 }
 
 /// Whether the watcher may have processes at all.
@@ -161,6 +164,7 @@ impl Watcher {
             demanded: false,
             hooks: Hooks::default(),
             pulse: Pulse::default(),
+            rewritten: false,
         }
     }
 

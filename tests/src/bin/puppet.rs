@@ -17,6 +17,7 @@
 //! | `orphan A; B` | the same, but the child's parent ends at once |
 //! | `session` | a session of its own (in a forked child) |
 //! | `serve FD` | answers its pid to every connection or datagram on an inherited socket |
+//! | `web FD FILE` | answers HTTP requests on an inherited unix socket with its pid, while FILE is there; SIGTERM removes FILE, and it ends after the request that it has begun |
 //! | `eof FD` | waits until nobody has the other end of a pipe or connection any more |
 //! | `background COMMAND` | does something on a thread of its own |
 //! | `wait` | does nothing until it is ended |
@@ -26,13 +27,16 @@
 
 use kingpole_tests::sys::{self, Disposition};
 use kingpole_tests::{lines, pattern, process};
+use nix::poll::{PollFd, PollFlags};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{self, MsgFlags, SockType, sockopt};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
@@ -133,6 +137,7 @@ impl Found {
                 let socket = sys::inherited(fd.parse()?)?;
                 std::thread::spawn(move || serve(socket));
             }
+            ("web", [fd, file]) => web(sys::inherited(fd.parse()?)?, Path::new(file))?,
             ("eof", [fd]) => wait_for_eof(sys::inherited(fd.parse()?)?)?,
             ("background", [_, ..]) => {
                 let command = rest.to_owned();
@@ -314,6 +319,45 @@ fn serve(socket: BorrowedFd<'static>) {
             }
             let _ = sys::close_inherited(accepted);
         }
+    }
+}
+
+/// A web server as a reload without a failed request needs it: what it has accepted it answers.
+fn web(socket: BorrowedFd<'static>, ready: &Path) -> Result<()> {
+    let listener: UnixListener = socket.try_clone_to_owned()?.into();
+    listener.set_nonblocking(true)?;
+    let mut terminate = SigSet::empty();
+    terminate.add(Signal::SIGTERM);
+    terminate.thread_block()?;
+    let signals = SignalFd::with_flags(&terminate, SfdFlags::SFD_CLOEXEC)?;
+    std::fs::write(ready, b"")?;
+    let body = std::process::id().to_string();
+    let length = body.len();
+    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}");
+    loop {
+        let mut set = [
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(listener.as_fd(), PollFlags::POLLIN),
+        ];
+        nix::poll::poll(&mut set, nix::poll::PollTimeout::NONE)?;
+        if set[0].any() == Some(true) {
+            std::fs::remove_file(ready)?;
+            std::process::exit(0);
+        }
+        // Another process may have taken what has come.
+        let Ok((mut connection, _)) = listener.accept() else {
+            continue;
+        };
+        let mut request = Vec::new();
+        let mut buffer = [0; 1024];
+        while !request.ends_with(b"\r\n\r\n") {
+            match connection.read(&mut buffer) {
+                Ok(0) | Err(_) => break,
+                Ok(read) => request.extend_from_slice(&buffer[..read]),
+            }
+        }
+        // A client that has gone is its own affair.
+        let _ = connection.write_all(answer.as_bytes());
     }
 }
 

@@ -4,6 +4,7 @@ use super::drive::timeout;
 use super::{Order, Rolled, Rolling};
 use crate::command::rolling::{Caller, Purpose, Roll, RollOptions, RunLimits, RunState};
 use crate::command::{Answer, Refusal, RefusalKind, Wait, WatcherOutcome, WatcherResult};
+use crate::config::amend::Changes;
 use crate::engine::action::{EventAction, Level};
 use crate::engine::commands::{Pending, invalid};
 use crate::engine::context::Context;
@@ -81,6 +82,12 @@ impl Watcher {
     /// Refuses where a run is going on or waits already: two would undo each other's counting.
     pub(in crate::engine) fn check_free_for_run(&self, now: Moment) -> Result<(), Refusal> {
         let memory = self.memory();
+        if memory.suspended {
+            return Err(invalid(format!(
+                "no processes of watcher {0:?} are started; say first: kingpole resume {0}",
+                self.config.name
+            )));
+        }
         let current = memory.current.iter().chain(&memory.queue);
         let held = current.filter_map(|operation| match operation {
             Operation::Roll(order) => Some(order),
@@ -166,6 +173,7 @@ impl Watcher {
             by,
             at,
             options,
+            changes: Changes::new(),
         }
     }
 
@@ -173,6 +181,14 @@ impl Watcher {
     pub(in crate::engine) fn begin_run(&mut self, cx: &mut Context, order: Order) {
         // Numbers may have changed since it was accepted, but each step works out what holds.
         let limits = self.limits_of(order.options);
+        let away_from = (order.purpose != Purpose::Reload).then(|| self.fingerprint.clone());
+        let before = match self.take_version(cx, &order) {
+            Ok(before) => before,
+            Err(refusal) => {
+                self.drop_order(cx, order, RunState::Failed, &refusal.reason);
+                return;
+            }
+        };
         self.set_run(Run::Running);
         self.begin_afresh();
         let through = self.children.newest().unwrap_or(ProcessId(0));
@@ -197,7 +213,8 @@ impl Watcher {
             through,
             to_replace,
             back: None,
-            refused: None,
+            away_from,
+            before,
         });
     }
 
@@ -262,6 +279,11 @@ impl Watcher {
             self.publish(cx, cx.now, EventAction::Reload);
         }
         let ended = cx.now;
+        if state == RunState::Superseded {
+            // Nobody has seen it work, so it is not what is meant from now on.
+            self.take_words_back(&rolling);
+        }
+        self.note_outcome(&rolling, state, reason.as_deref());
         let memory = self.memory_mut();
         memory.rolling = None;
         memory.rolled = Some(Rolled {
@@ -277,14 +299,20 @@ impl Watcher {
     }
 
     /// An accepted run will not begin.
-    pub(in crate::engine) fn drop_order(&mut self, cx: &Context, order: Order, reason: &str) {
+    pub(in crate::engine) fn drop_order(
+        &mut self,
+        cx: &Context,
+        order: Order,
+        state: RunState,
+        reason: &str,
+    ) {
         self.memory_mut().rolled = Some(Rolled {
             order,
             limits: RunLimits::default(),
             to_replace: 0,
             replaced: 0,
             ended: cx.now,
-            state: RunState::Superseded,
+            state,
             reason: Some(reason.to_owned()),
             trouble: None,
         });

@@ -174,7 +174,9 @@ impl Watcher {
         };
         let returning_reload = rolling.back.is_some() && rolling.order.purpose == Purpose::Reload;
         for (process, child) in self.children.iter() {
-            let refused = rolling.refused.as_ref() == Some(&child.identity.configuration);
+            let configuration = &child.identity.configuration;
+            let refused = rolling.away_from.as_ref() == Some(configuration)
+                && *configuration != self.fingerprint;
             let old = (rolling.covers(process) || refused) && !returning_reload;
             match (old, child.stopping(), self.ready_in_run(cx, child)) {
                 (true, true, _) => sight.old_stopping += 1,
@@ -209,6 +211,9 @@ impl Watcher {
                 let Some(turned) = self.memory().rolling.clone() else {
                     return;
                 };
+                if self.rewritten {
+                    return;
+                }
                 rolling = turned;
                 sight = self.sight(cx, &rolling);
             }
@@ -378,6 +383,10 @@ impl Watcher {
             .filter(|process| rolling.covers(*process))
             .collect();
         self.begin_afresh();
+        if rolling.order.purpose != Purpose::Reload {
+            rolling.away_from = Some(self.fingerprint.clone());
+            self.take_words_back(&rolling);
+        }
         self.memory_mut().rolling = Some(rolling);
         self.stop_processes(cx, &fresh, StopRecord::plain(StopCause::Unwanted));
     }

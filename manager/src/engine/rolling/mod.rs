@@ -25,13 +25,18 @@ mod begin;
 mod decide;
 mod drive;
 mod report;
+mod versions;
 
 pub(super) use drive::Pulse;
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::ids::{Moment, ProcessId};
+use super::remember::OptionWord;
 use crate::command::rolling::{Caller, Purpose, RollOptions, RunLimits, RunState, Trouble};
+use crate::config::amend::Changes;
 
 /// A run that was accepted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +48,10 @@ pub(super) struct Order {
     /// When it was asked for.
     pub(super) at: Moment,
     pub(super) options: RollOptions,
+    /// What a deploy or rollback changes: new texts of options, or that an earlier change is taken
+    /// back.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) changes: Changes,
 }
 
 /// A run that is going on.
@@ -59,9 +68,31 @@ pub(super) struct Rolling {
     /// What made it turn back, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) back: Option<Trouble>,
-    /// Fingerprint of the options that the way back leads away from.
+    /// Fingerprint of the options that it leads away from, of a deploy, forward as well as back: a
+    /// process that was on its way when the direction was set has a later number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) refused: Option<String>,
+    pub(super) away_from: Option<String>,
+    /// What operators had said before about the options that it changes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) before: BTreeMap<String, OptionWord>,
+}
+
+/// A version of a watcher: what operators had made of its options.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Version {
+    pub(super) number: u64,
+    /// The run that rolled it out; none for what was there before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) run: Option<u64>,
+    pub(super) at: Moment,
+    pub(super) by: Caller,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) purpose: Option<Purpose>,
+    pub(super) cmd: String,
+    pub(super) words: BTreeMap<String, String>,
+    pub(super) state: RunState,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) reason: Option<String>,
 }
 
 impl Rolling {

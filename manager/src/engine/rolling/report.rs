@@ -68,6 +68,7 @@ impl Watcher {
             by: by.clone(),
             at: cx.now,
             options: crate::command::rolling::RollOptions::default(),
+            changes: crate::config::amend::Changes::new(),
         };
         self.report_of(cx, &order, limits, RunState::Planned)
     }
@@ -84,7 +85,7 @@ impl Watcher {
             watcher: self.config.name.clone(),
             run: order.run,
             purpose: order.purpose,
-            version: None,
+            version: self.version_of(order.run),
             state,
             by: order.by.clone(),
             began: order.at,

@@ -7,7 +7,7 @@ use super::kernel::SimProcess;
 use super::operators::{self, Presence};
 use super::scenario::{EXTRA, Mood, extra};
 use super::world::{Chapter, Heard, World};
-use crate::command::{Command, Stopping};
+use crate::command::{Change, Command, Stopping};
 use crate::config::model::WatcherConfig;
 use crate::engine::WatcherKey;
 use crate::engine::labels;
@@ -29,10 +29,14 @@ pub(super) fn settle_down(world: &mut World) -> Result<(), String> {
     world.probes.calm_down();
     world.note(|| "--- faults stop".to_owned());
     let limit = world.now + PATIENCE;
+    let mut resumed = false;
     loop {
         world.keep_a_manager()?;
         if world.session.is_none() {
             world.connect()?;
+        }
+        if !std::mem::replace(&mut resumed, true) {
+            world.give(Command::Resume(Change::default()))?;
         }
         run_dry(world)?;
         match at_rest(world) {

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::kernel::one_in;
 use super::scenario::{self, EXTRA};
 use crate::command::{
-    Add, Caller, Change, Command, End, KillRequest, Reload, ReloadConfig, ReloadMethod, Remove,
-    Roll, RollOptions, Scale, Selection, SetOptions, SignalRequest, Step, Stopping, Wait,
+    Add, Caller, Change, Command, Deploy, End, KillRequest, Reload, ReloadConfig, ReloadMethod,
+    Remove, Roll, RollOptions, Scale, Selection, SetOptions, SignalRequest, Step, Stopping, Wait,
 };
 use crate::config::model::{Configuration, WatcherConfig};
 use crate::engine::random::Random;
@@ -24,6 +24,9 @@ pub(super) struct Words {
     pub(super) count: BTreeSet<Option<(u32, u32)>>,
     /// The last word on its option `args`, with what the file said then.
     pub(super) args: BTreeSet<Option<(String, Option<String>)>>,
+    /// The same of versions that were rolled out. They count from when their turn came, which may be
+    /// after an edit of the file, and may have been taken back.
+    pub(super) deployed: BTreeSet<String>,
     /// Whether there is such a watcher at all.
     pub(super) presence: BTreeSet<Presence>,
 }
@@ -55,6 +58,7 @@ impl Words {
             run: [None].into(),
             count: [None].into(),
             args: [None].into(),
+            deployed: BTreeSet::new(),
             presence: [Presence::of(key)].into(),
         }
     }
@@ -80,7 +84,8 @@ impl Words {
             Some((args, written)) if *written == of_file => args.clone(),
             Some(_) | None => config.args.clone(),
         };
-        self.args.iter().map(args).collect()
+        let words = self.args.iter().map(args);
+        words.chain(self.deployed.iter().cloned()).collect()
     }
 
     pub(super) fn runs(&self, config: &WatcherConfig) -> BTreeSet<bool> {
@@ -115,6 +120,7 @@ impl Words {
         self.run.extend(other.run);
         self.count.extend(other.count);
         self.args.extend(other.args);
+        self.deployed.extend(other.deployed);
         self.presence.extend(other.presence);
     }
 }
@@ -200,6 +206,12 @@ fn hear(words: &mut Words, command: &Command, config: &WatcherConfig) {
         Command::Start(_) | Command::Restart(_) | Command::Reload(_) => {
             words.run = [Some(true)].into();
         }
+        Command::Deploy(request) => {
+            words.run = [Some(true)].into();
+            if let Some(Value::String(args)) = request.options.get("args") {
+                words.deployed.insert(args.clone());
+            }
+        }
         Command::Roll(roll) if !roll.dry_run => words.run = [Some(true)].into(),
         Command::Stop(_) => words.run = [Some(false)].into(),
         Command::Incr(step) => change(words, &|count| count + step.by),
@@ -261,6 +273,10 @@ fn hear(words: &mut Words, command: &Command, config: &WatcherConfig) {
         | Command::Dstats
         | Command::Roll(_)
         | Command::Runs(_)
+        | Command::Rollback(_)
+        | Command::History(_)
+        | Command::Suspend(_)
+        | Command::Resume(_)
         | Command::ListSockets => {}
     }
 }
@@ -275,6 +291,10 @@ pub(super) fn meant(command: &Command, configuration: &Configuration) -> Vec<Wat
         Command::Stop(change) => (&change.selection, false),
         Command::Reload(reload) => (&reload.selection, true),
         Command::Roll(roll) => (&roll.selection, true),
+        Command::Deploy(request) => {
+            let named = |config: &WatcherConfig| config.key() == request.watcher.to_lowercase();
+            return known.into_iter().filter(named).collect();
+        }
         Command::Incr(step) | Command::Decr(step) => (&step.selection, false),
         Command::Scale(scale) => (&scale.selection, false),
         Command::Set(request) => (&request.selection, false),
@@ -297,6 +317,10 @@ pub(super) fn meant(command: &Command, configuration: &Configuration) -> Vec<Wat
         | Command::Stats(_)
         | Command::Dstats
         | Command::Runs(_)
+        | Command::Rollback(_)
+        | Command::History(_)
+        | Command::Suspend(_)
+        | Command::Resume(_)
         | Command::ListSockets => return Vec::new(),
     };
     let all = selection.watchers.is_empty();
@@ -330,7 +354,7 @@ pub(super) fn random_command(random: &mut Random, configuration: &Configuration)
         selection: selection.clone(),
         wait,
     };
-    match random.up_to(26) {
+    match random.up_to(30) {
         0 | 1 => Command::Start(change),
         2 | 3 => Command::Stop(change),
         4 | 5 => Command::Restart(change),
@@ -412,6 +436,20 @@ pub(super) fn random_command(random: &mut Random, configuration: &Configuration)
             wait,
         }),
         21..=25 => Command::Roll(random_roll(random, selection, wait)),
+        26 | 27 if !selection.watchers.is_empty() => {
+            let number = random.up_to(4);
+            let Roll { options: pace, .. } = random_roll(random, Selection::default(), wait);
+            Command::Deploy(Deploy {
+                watcher: selection.watchers[0].clone(),
+                options: [("args".to_owned(), json!(format!("--version {number}")))].into(),
+                env: BTreeMap::new(),
+                pace,
+                wait,
+                by: Caller::default(),
+            })
+        }
+        28 => Command::Suspend(change),
+        29 => Command::Resume(change),
         _ => Command::Status(Selection::default()),
     }
 }

@@ -1,7 +1,7 @@
 //! Probes that take their time, are late, or never come back, and see what a child is at the moment
 //! of the answer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::kernel::{SimKernel, one_in};
@@ -16,6 +16,8 @@ pub(super) struct SimProbes {
     lost: u64,
     /// When each comes back, if it does.
     running: BTreeMap<ProbeId, (ProbeRequest, Option<Moment>)>,
+    /// Those whose outcome is on its way.
+    answered: BTreeSet<ProbeId>,
 }
 
 impl SimProbes {
@@ -26,6 +28,7 @@ impl SimProbes {
                 Mood::Wild => 10,
             },
             running: BTreeMap::new(),
+            answered: BTreeSet::new(),
         }
     }
 
@@ -54,10 +57,12 @@ impl SimProbes {
     }
 
     pub(super) fn cancel(&mut self, probe: ProbeId) -> Result<(), String> {
-        let known = self.running.remove(&probe);
-        known
-            .map(drop)
-            .ok_or_else(|| format!("probe {probe} was cancelled and not sent"))
+        // One whose outcome is on its way may be cancelled, too.
+        if self.running.remove(&probe).is_some() || self.answered.contains(&probe) {
+            Ok(())
+        } else {
+            Err(format!("probe {probe} was cancelled and not sent"))
+        }
     }
 
     pub(super) fn next_outcome(&self) -> Option<Moment> {
@@ -75,6 +80,7 @@ impl SimProbes {
             let Some((request, _)) = self.running.remove(&probe) else {
                 continue;
             };
+            self.answered.insert(probe);
             let outcome = if kernel.is_ready(request.process, now) {
                 ProbeOutcome::Passed
             } else {
@@ -88,6 +94,7 @@ impl SimProbes {
     /// Nobody waits for any of them.
     pub(super) fn manager_gone(&mut self) {
         self.running.clear();
+        self.answered.clear();
     }
 
     pub(super) fn calm_down(&mut self) {

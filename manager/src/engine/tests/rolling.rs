@@ -2,7 +2,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::command::{
-    Caller, Change, RefusalKind, Roll, RollOptions, RunReport, RunState, Scale, Wait,
+    Caller, Change, Deploy, GetOptions, RefusalKind, Roll, RollOptions, Rollback, RunReport,
+    RunState, Scale, VersionReport, Wait,
 };
 
 fn three() -> WatcherConfig {
@@ -274,4 +275,151 @@ fn what_is_stopped_is_started_by_a_run() {
     bench.advance(Duration::from_secs(20));
     assert_eq!(bench.ids(), [1, 2]);
     assert_eq!(bench.run_report().state, RunState::Done);
+}
+
+fn deploy(cmd: &str, env: &[(&str, &str)]) -> Command {
+    let env = env.iter();
+    Command::Deploy(Deploy {
+        watcher: "web".to_owned(),
+        options: [("cmd".to_owned(), serde_json::json!(cmd))].into(),
+        env: env
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect(),
+        by: Caller {
+            uid: Some(7),
+            user: Some("alice".to_owned()),
+        },
+        ..Deploy::default()
+    })
+}
+
+fn rollback(version: Option<u64>) -> Command {
+    Command::Rollback(Rollback {
+        watcher: "web".to_owned(),
+        version,
+        ..Rollback::default()
+    })
+}
+
+impl Bench {
+    fn versions(&mut self) -> Vec<VersionReport> {
+        let command = self.command(Command::History(GetOptions {
+            watcher: "web".to_owned(),
+            keys: Vec::new(),
+        }));
+        match self.replies.remove(&command) {
+            Some(Ok(Answer::History { versions, .. })) => versions,
+            other => panic!("no history: {other:?}"),
+        }
+    }
+
+    fn cmd(&self) -> String {
+        let configuration = self.configured.as_ref().expect("configured");
+        configuration.watcher("web").expect("web").cmd.clone()
+    }
+}
+
+#[test]
+fn a_deploy_rolls_the_new_version_and_remembers_both() {
+    let mut bench = ready(three());
+    bench.command(deploy("better", &[("TOKEN", "secret")]));
+    assert_eq!(bench.cmd(), "better");
+    bench.advance(Duration::from_secs(20));
+    assert_eq!(bench.ids(), [4, 5, 6]);
+    let report = bench.run_report();
+    assert_eq!((report.state, report.version), (RunState::Done, Some(2)));
+    assert!(!bench.status("web").processes.iter().any(|it| it.outdated));
+    let versions = bench.versions();
+    assert_eq!(versions.len(), 2);
+    assert_eq!(
+        (versions[0].cmd.as_str(), versions[0].current),
+        ("serve", false)
+    );
+    assert_eq!(
+        (versions[1].cmd.as_str(), versions[1].current),
+        ("better", true)
+    );
+    assert_eq!(versions[1].env, ["TOKEN"]);
+    assert!(!format!("{versions:?}").contains("secret"));
+}
+
+#[test]
+fn a_version_that_crashes_is_taken_back() {
+    let mut bench = ready(three());
+    bench.command(deploy("worse", &[]));
+    bench.advance(Duration::from_millis(2500));
+    // Some run already, and are ready.
+    assert_eq!(bench.cmd(), "worse");
+    let newest = bench.kernel.live().last().expect("one").held.name.clone();
+    bench.die(&newest);
+    assert_eq!(bench.cmd(), "serve");
+    bench.advance(Duration::from_secs(60));
+    let report = bench.run_report();
+    assert_eq!(report.state, RunState::Failed);
+    let status = bench.status("web");
+    assert_eq!(status.processes.len(), 3);
+    assert!(!status.processes.iter().any(|it| it.outdated), "{status:?}");
+    let versions = bench.versions();
+    let states: Vec<_> = versions.iter().map(|it| (it.state, it.current)).collect();
+    assert_eq!(states, [(RunState::Done, true), (RunState::Failed, false)]);
+    assert!(versions[1].reason.is_some());
+}
+
+#[test]
+fn the_next_manager_goes_on_with_a_deploy_and_with_its_way_back() {
+    let mut bench = ready(three());
+    bench.command(deploy("worse", &[]));
+    bench.advance(Duration::from_millis(2500));
+    let mut bench = bench.next_manager(configuration(vec![three()]));
+    assert_eq!(bench.cmd(), "worse");
+    let newest = bench.kernel.live().last().expect("one").held.name.clone();
+    bench.die(&newest);
+    let mut bench = bench.next_manager(configuration(vec![three()]));
+    bench.advance(Duration::from_secs(60));
+    assert_eq!(bench.run_report().state, RunState::Failed);
+    let status = bench.status("web");
+    assert!(!status.processes.iter().any(|it| it.outdated), "{status:?}");
+}
+
+#[test]
+fn rollback_brings_back_the_version_before() {
+    let mut bench = ready(three());
+    let (_, reason) = bench.refusal(rollback(None));
+    assert!(reason.contains("no version before"), "{reason}");
+    bench.command(deploy("better", &[]));
+    bench.advance(Duration::from_secs(20));
+    bench.command(deploy("best", &[]));
+    bench.advance(Duration::from_secs(20));
+    bench.command(rollback(None));
+    bench.advance(Duration::from_secs(20));
+    assert_eq!(bench.cmd(), "better");
+    bench.command(rollback(Some(1)));
+    bench.advance(Duration::from_secs(20));
+    assert_eq!(bench.cmd(), "serve");
+    let (_, reason) = bench.refusal(rollback(Some(1)));
+    assert!(reason.contains("runs version 1 already"), "{reason}");
+}
+
+#[test]
+fn stop_in_the_middle_of_a_deploy_takes_it_back() {
+    let mut bench = ready(three());
+    bench.command(deploy("worse", &[]));
+    bench.command(Command::Stop(Change::default()));
+    bench.advance(Duration::from_secs(20));
+    assert_eq!(bench.cmd(), "serve");
+    assert_eq!(bench.versions()[1].state, RunState::Superseded);
+}
+
+#[test]
+fn nothing_is_started_while_spawning_is_suspended() {
+    let mut bench = ready(three());
+    bench.command(Command::Suspend(Change::default()));
+    bench.die("circus.web.1");
+    let mut bench = bench.next_manager(configuration(vec![three()]));
+    bench.advance(Duration::from_secs(60));
+    assert_eq!(bench.ids(), [2, 3]);
+    let (_, reason) = bench.refusal(roll(usual()));
+    assert!(reason.contains("kingpole resume web"), "{reason}");
+    bench.command(Command::Resume(Change::default()));
+    assert_eq!(bench.ids(), [2, 3, 4]);
 }
