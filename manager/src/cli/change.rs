@@ -141,18 +141,24 @@ impl ChangeArguments {
 pub(super) struct StepArguments {
     #[command(flatten)]
     watchers: SomeWatchers,
-    /// By how many
-    #[arg(long, default_value_t = 1)]
-    by: u32,
+    /// By how many (1); as in circusctl, a number behind the names says so too
+    #[arg(long)]
+    by: Option<u32>,
     #[command(flatten)]
     waiting: Waiting,
 }
 
 impl StepArguments {
-    pub(super) fn step(self) -> (Step, Waiting) {
+    pub(super) fn step(mut self) -> (Step, Waiting) {
+        let names = &mut self.watchers.names;
+        let by = self.by.or_else(|| {
+            let by = names.last().filter(|_| names.len() > 1)?.parse().ok()?;
+            names.pop();
+            Some(by)
+        });
         let step = Step {
             selection: self.watchers.selection(),
-            by: self.by,
+            by: by.unwrap_or(1),
             wait: self.waiting.wait(),
         };
         (step, self.waiting)

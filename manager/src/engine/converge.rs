@@ -300,6 +300,20 @@ impl Watcher {
         self.children.insert(process, child);
     }
 
+    /// Why a spawn failed, in words that know no kernel, and where the watcher is written.
+    fn about_failed_spawn(&self, worker: WorkerId, error: &str) -> String {
+        let name = self.config.kernel_process_name(worker.0);
+        let error = error
+            .strip_prefix(&format!("process {name:?}: "))
+            .unwrap_or(error);
+        let origin = &self.config.origin;
+        match origin.line {
+            // Nobody has written it.
+            0 => error.to_owned(),
+            line => format!("{error} (line {line} of {})", origin.file),
+        }
+    }
+
     /// A spawn failed.
     pub(super) fn handle_spawn_failed(
         &mut self,
@@ -311,8 +325,9 @@ impl Watcher {
         if self.spawning.remove(&worker).is_none() {
             return;
         }
+        let error = &self.about_failed_spawn(worker, error);
         // Said once, not at every retry; that it was given up is said again.
-        let repeated = self.spawn_error.as_deref() == Some(error);
+        let repeated = self.spawn_error.as_ref() == Some(error);
         cx.log(
             if repeated { Level::Debug } else { Level::Error },
             format!(
@@ -320,7 +335,7 @@ impl Watcher {
                 self.config.name
             ),
         );
-        self.spawn_error = Some(error.to_owned());
+        self.spawn_error = Some(error.clone());
         if kind == SpawnErrorKind::Permanent {
             let memory = self.memory_mut();
             memory.failed_starts = memory.failed_starts.saturating_add(1);
