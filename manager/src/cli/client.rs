@@ -44,6 +44,15 @@ pub enum Patience {
     Endless,
 }
 
+/// A piece of an answer that goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part<'a> {
+    /// The manager has said yes.
+    Begins,
+    /// A line.
+    Line(&'a [u8]),
+}
+
 /// A manager to talk to. Nothing is opened before the first request.
 #[derive(Debug)]
 pub struct ManagerClient {
@@ -148,12 +157,28 @@ impl ManagerClient {
         path: &str,
         mut handle: impl FnMut(&[u8]) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
+        self.body(path, |part| match part {
+            Part::Begins => Ok(()),
+            Part::Line(line) => handle(line),
+        })
+    }
+
+    /// As [`Self::lines`], and tells when the manager begins to answer.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn body(
+        &self,
+        path: &str,
+        mut handle: impl FnMut(Part<'_>) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
         self.runtime.block_on(async {
             let response = self.send(Method::GET, path, Vec::new()).await?;
             if !response.status().is_success() {
                 whole(response).await?;
                 return Ok(());
             }
+            handle(Part::Begins)?;
             let mut body = response.into_body();
             let mut rest = Vec::new();
             while let Some(frame) = body.frame().await {
@@ -167,7 +192,7 @@ impl ManagerClient {
                 };
                 rest.extend_from_slice(&data);
                 while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-                    handle(&rest[..end])?;
+                    handle(Part::Line(&rest[..end]))?;
                     rest.drain(..=end);
                 }
                 if rest.len() > LINE_BYTES_MAX {

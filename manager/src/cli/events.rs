@@ -5,9 +5,10 @@ use std::path::Path;
 use clap::Args;
 use serde::Deserialize;
 
-use super::client::{ManagerClient, encode_query};
+use super::client::{ManagerClient, Part, encode_query};
 use super::exit::Exit;
 use super::failure::{Failure, Outcome};
+use super::following::{Course, follow};
 use super::print;
 use crate::shells::control::wire::EventLine;
 
@@ -40,18 +41,18 @@ enum Received {
 
 pub(super) fn run(arguments: &Arguments, dir: &Path) -> Outcome {
     let mut left = arguments.count.unwrap_or(u64::MAX);
-    let mut path = format!("/v1/events?count={}", arguments.lines);
-    if arguments.follow {
-        path.push_str("&follow=1");
-    }
-    for name in &arguments.names {
-        path.push_str("&name=");
-        path.push_str(&encode_query(name));
-    }
-    let result = ManagerClient::new(dir)?.lines(&path, |line| {
+    let mut newest_ns = 0;
+    let mut tell = |course: Course, line: &[u8]| {
         let received = serde_json::from_slice(line).map_err(|error| {
             Failure::failed(format!("the manager's answer is not understood: {error}"))
         })?;
+        if let Received::Event(event) = &received {
+            // The next manager tells all that it knows; what happened before is known.
+            if course == Course::Again && event.time_ns <= newest_ns {
+                return Ok(());
+            }
+            newest_ns = newest_ns.max(event.time_ns);
+        }
         let text = match &received {
             Received::Event(event) => show(event),
             Received::Dropped { dropped } => format!("{dropped} events were too many to be told"),
@@ -68,19 +69,43 @@ pub(super) fn run(arguments: &Arguments, dir: &Path) -> Outcome {
             return Err(Failure::new(Exit::Done, ""));
         }
         Ok(())
-    });
+    };
+    let client = ManagerClient::new(dir)?;
+    let result = if arguments.follow {
+        let path = |course| match course {
+            Course::First => query(arguments, arguments.lines),
+            Course::Again => query(arguments, EVENTS_MAX),
+        };
+        follow(&client, path, |course, part| match part {
+            Part::Begins => Ok(()),
+            Part::Line(line) => tell(course, line),
+        })
+    } else {
+        client.lines(&query(arguments, arguments.lines), |line| {
+            tell(Course::First, line)
+        })
+    };
     match result {
-        Err(failure) if left == 0 => {
-            drop(failure);
-            Ok(Exit::Done)
-        }
+        // Said by `tell` itself: that was the last one that was wanted.
+        Err(failure) if failure.exit == Exit::Done => Ok(Exit::Done),
         Err(failure) => Err(failure),
-        Ok(()) if arguments.follow => Err(Failure::new(
-            Exit::NotRunning,
-            "the manager has ended; events go on with the next one",
-        )),
         Ok(()) => Ok(Exit::Done),
     }
+}
+
+/// As many as a manager keeps.
+const EVENTS_MAX: usize = 1024;
+
+fn query(arguments: &Arguments, count: usize) -> String {
+    let mut path = format!("/v1/events?count={count}");
+    if arguments.follow {
+        path.push_str("&follow=1");
+    }
+    for name in &arguments.names {
+        path.push_str("&name=");
+        path.push_str(&encode_query(name));
+    }
+    path
 }
 
 fn show(event: &EventLine) -> String {

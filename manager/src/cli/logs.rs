@@ -8,9 +8,10 @@ use jiff::{Timestamp, Zoned};
 use kingpole_protocol::record::Stream;
 
 use super::change::parse_duration;
-use super::client::{ManagerClient, encode_query};
+use super::client::{ManagerClient, Part, encode_query};
 use super::exit::Exit;
 use super::failure::{Failure, Outcome};
+use super::following::{Course, LINES_AGAIN, Shown, follow};
 use super::print;
 use crate::shells::console::{Color, Renderer};
 use crate::shells::control::wire::LogEntry;
@@ -41,7 +42,51 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, dir: &Path) -> Outcome {
-    let mut path = format!("/v1/logs?lines={}", arguments.lines);
+    let path = |lines: usize| query(arguments, lines);
+    let mut renderer = Renderer::new(Color::for_stdout(), 0);
+    let mut tell = |entry: LogEntry| {
+        if arguments.json {
+            let text = serde_json::to_string(&entry)
+                .map_err(|error| Failure::failed(format!("a line cannot be written: {error}")))?;
+            return print(&format!("{text}\n"));
+        }
+        let mut out = Vec::new();
+        show(&mut renderer, &mut out, entry);
+        print(&String::from_utf8_lossy(&out))
+    };
+    let client = ManagerClient::new(dir)?;
+    if !arguments.follow {
+        client.lines(&path(arguments.lines), |line| tell(read(line)?))?;
+        return Ok(Exit::Done);
+    }
+    let is_whole = arguments.grep.is_none() && arguments.since.is_none();
+    let mut shown = Shown::default();
+    let path = |course| match course {
+        Course::First => path(arguments.lines),
+        Course::Again => path(LINES_AGAIN),
+    };
+    follow(&client, path, |course, part| {
+        let line = match part {
+            Part::Begins => {
+                shown.begin_again();
+                return Ok(());
+            }
+            Part::Line(line) => line,
+        };
+        let entries = shown.take(course, read(line)?, is_whole);
+        entries.into_iter().try_for_each(&mut tell)
+    })?;
+    Ok(Exit::Done)
+}
+
+fn read(line: &[u8]) -> Result<LogEntry, Failure> {
+    serde_json::from_slice(line).map_err(|error| {
+        Failure::failed(format!("the manager's answer is not understood: {error}"))
+    })
+}
+
+fn query(arguments: &Arguments, lines: usize) -> String {
+    let mut path = format!("/v1/logs?lines={lines}");
     if arguments.follow {
         path.push_str("&follow=1");
     }
@@ -59,23 +104,7 @@ pub(super) fn run(arguments: &Arguments, dir: &Path) -> Outcome {
         path.push_str("&name=");
         path.push_str(&encode_query(name));
     }
-    let mut renderer = Renderer::new(Color::for_stdout(), 0);
-    ManagerClient::new(dir)?.lines(&path, |line| {
-        if arguments.json {
-            return print(&format!("{}\n", String::from_utf8_lossy(line)));
-        }
-        let entry = serde_json::from_slice(line).map_err(|error| {
-            Failure::failed(format!("the manager's answer is not understood: {error}"))
-        })?;
-        let mut out = Vec::new();
-        show(&mut renderer, &mut out, entry);
-        print(&String::from_utf8_lossy(&out))
-    })?;
-    if arguments.follow {
-        let text = "the manager has ended; start it again, and what is written meanwhile is there";
-        return Err(Failure::new(Exit::NotRunning, text));
-    }
-    Ok(Exit::Done)
+    path
 }
 
 /// A time in nanoseconds since 1970.
@@ -140,6 +169,19 @@ fn show(renderer: &mut Renderer, out: &mut Vec<u8>, entry: LogEntry) {
         } => {
             let origin = format!("{watcher}.{worker}");
             renderer.gap(out, &origin, stream(&name), lost_bytes);
+        }
+        LogEntry::Unseen {
+            watcher,
+            worker,
+            stream: name,
+            unseen_bytes,
+            ..
+        } => {
+            let origin = format!("{watcher}.{worker}");
+            let text = format!(
+                "... {unseen_bytes} bytes were written between two managers; the log file has them"
+            );
+            renderer.line(out, None, &origin, stream(&name), text.as_bytes());
         }
         LogEntry::Dropped { dropped } => renderer.dropped(out, dropped),
     }

@@ -16,6 +16,7 @@ mod dstats;
 mod events;
 pub mod exit;
 pub mod failure;
+mod following;
 mod get;
 mod globaloptions;
 mod history;

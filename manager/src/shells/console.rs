@@ -187,6 +187,7 @@ impl Renderer {
                     stream,
                     time_ns,
                     text,
+                    ..
                 } = line;
                 let name = format!("{}.{}", origin.watcher, origin.worker);
                 self.line(out, Some(time_ns), &name, stream, &text);

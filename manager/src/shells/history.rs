@@ -6,6 +6,7 @@
 //! Must not know where output comes from or who reads.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::streams::feed::Chunk;
@@ -35,6 +36,11 @@ pub struct Line {
     pub time_ns: u64,
     /// Its bytes.
     pub text: Box<[u8]>,
+    /// The kernel's number of the process.
+    pub process: u64,
+    /// Where it lies in what the process has written to that stream, its line end included: whoever
+    /// has it knows what comes next, from whichever manager.
+    pub span: Range<u64>,
 }
 
 /// Who wrote a line.
@@ -258,6 +264,8 @@ pub struct Follower {
 struct OpenLine {
     origin: Arc<Origin>,
     time_ns: u64,
+    /// Stream offset of its first byte.
+    from: u64,
     text: Vec<u8>,
 }
 
@@ -318,12 +326,20 @@ impl Follower {
         let mut from = 0;
         for end in memchr::memchr_iter(b'\n', data) {
             let tail = &data[from..end];
+            let begun = chunk.at + from as u64;
             from = end + 1;
+            let behind = chunk.at + from as u64;
+            let line = |from: u64| Place {
+                process,
+                stream,
+                time_ns,
+                span: from..behind,
+            };
             match self.open.remove(&(process, stream)) {
-                None => self.cut(origin, stream, time_ns, tail),
+                None => self.cut(origin, &line(begun), tail),
                 Some(mut open) => {
                     open.text.extend_from_slice(tail);
-                    self.cut(origin, stream, time_ns, &open.text);
+                    self.cut(origin, &line(open.from), &open.text);
                 }
             }
         }
@@ -337,40 +353,76 @@ impl Follower {
             .or_insert_with(|| OpenLine {
                 origin: Arc::clone(origin),
                 time_ns,
+                from: chunk.at + from as u64,
                 text: Vec::new(),
             });
         open.text.extend_from_slice(rest);
         if open.text.len() >= LINE_BYTES_MAX
             && let Some(open) = self.open.remove(&(process, stream))
         {
-            self.cut(origin, stream, time_ns, &open.text);
+            let place = Place {
+                process,
+                stream,
+                time_ns,
+                span: open.from..chunk.end(),
+            };
+            self.cut(origin, &place, &open.text);
         }
     }
 
     fn finish(&mut self, process: u64, stream: Stream) {
         if let Some(open) = self.open.remove(&(process, stream)) {
-            self.line(&open.origin, stream, open.time_ns, &open.text);
+            let place = Place {
+                process,
+                stream,
+                time_ns: open.time_ns,
+                span: open.from..open.from + open.text.len() as u64,
+            };
+            self.line(&open.origin, &place, &open.text);
         }
     }
 
-    fn cut(&mut self, origin: &Arc<Origin>, stream: Stream, time_ns: u64, text: &[u8]) {
-        if text.is_empty() {
-            return self.line(origin, stream, time_ns, text);
+    fn cut(&mut self, origin: &Arc<Origin>, place: &Place, text: &[u8]) {
+        if text.len() <= LINE_BYTES_MAX {
+            return self.line(origin, place, text);
         }
-        for piece in text.chunks(LINE_BYTES_MAX) {
-            self.line(origin, stream, time_ns, piece);
+        let mut from = place.span.start;
+        let mut pieces = text.chunks(LINE_BYTES_MAX).peekable();
+        while let Some(piece) = pieces.next() {
+            // The line end belongs to the last one.
+            let to = match pieces.peek() {
+                Some(_) => from + piece.len() as u64,
+                None => place.span.end,
+            };
+            let place = Place {
+                span: from..to,
+                ..place.clone()
+            };
+            self.line(origin, &place, piece);
+            from = to;
         }
     }
 
-    fn line(&mut self, origin: &Arc<Origin>, stream: Stream, time_ns: u64, text: &[u8]) {
+    fn line(&mut self, origin: &Arc<Origin>, place: &Place, text: &[u8]) {
         let text = text.strip_suffix(b"\r").unwrap_or(text);
         self.ready.push_back(Entry::Line(Line {
             origin: Arc::clone(origin),
-            stream,
-            time_ns,
+            stream: place.stream,
+            time_ns: place.time_ns,
             text: text.into(),
+            process: place.process,
+            span: place.span.clone(),
         }));
     }
+}
+
+/// Where and when a line came.
+#[derive(Clone, Debug)]
+struct Place {
+    process: u64,
+    stream: Stream,
+    time_ns: u64,
+    span: Range<u64>,
 }
 
 #[cfg(test)]

@@ -254,6 +254,8 @@ mod tests {
             stream: Stream::Stdout,
             time_ns,
             text: Box::default(),
+            process: u64::from(pid),
+            span: 0..0,
         };
         // The clock was set back before the third line of process 1.
         let mut lines = vec![

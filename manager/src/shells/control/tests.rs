@@ -342,6 +342,7 @@ fn logs_begin_with_the_file_go_on_with_what_is_remembered_and_then_live() {
                 wire::LogEntry::Stored { text, .. } => format!("file: {text}"),
                 wire::LogEntry::Dropped { dropped } => format!("dropped {dropped}"),
                 wire::LogEntry::Gap { lost_bytes, .. } => format!("lost {lost_bytes}"),
+                wire::LogEntry::Unseen { .. } => "unseen".to_owned(),
             });
             Ok(())
         });

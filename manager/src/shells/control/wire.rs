@@ -43,6 +43,16 @@ pub enum LogEntry {
         stream: String,
         /// The line without its end; bytes that are no text are shown as U+FFFD.
         text: String,
+        /// The process kernel's number of the process, which is never used again.
+        #[serde(default)]
+        process: u64,
+        /// Where the line begins in all that the process has written to this stream, in bytes.
+        #[serde(default)]
+        from: u64,
+        /// Where it ends, its line end included. A follower that has it knows which lines of the next
+        /// manager it has seen; 0 from a manager that does not say.
+        #[serde(default)]
+        to: u64,
     },
     /// A line from the end of a log file, older than what the manager remembers.
     Stored {
@@ -70,6 +80,20 @@ pub enum LogEntry {
         stream: String,
         /// How many bytes.
         lost_bytes: u64,
+    },
+    /// Said by `kingpole logs` itself, not by a manager: lines that were written between two managers
+    /// and that it could not find again. Their log file has them.
+    Unseen {
+        /// Whose.
+        watcher: String,
+        /// Which worker.
+        worker: u32,
+        /// Its process id.
+        pid: u32,
+        /// `stdout` or `stderr`.
+        stream: String,
+        /// How many bytes.
+        unseen_bytes: u64,
     },
     /// Lines are missing because the reader was too slow.
     Dropped {
@@ -102,6 +126,9 @@ impl From<&Line> for LogEntry {
             pid: line.origin.pid,
             stream: line.stream.name().to_owned(),
             text: String::from_utf8_lossy(&line.text).into_owned(),
+            process: line.process,
+            from: line.span.start,
+            to: line.span.end,
         }
     }
 }
@@ -228,6 +255,9 @@ mod tests {
             pid: 7,
             stream: "stderr".into(),
             text: "x\u{fffd}".into(),
+            process: 3,
+            from: 10,
+            to: 12,
         };
         let stored = LogEntry::Stored {
             watcher: "web".into(),
