@@ -123,8 +123,8 @@ pub(super) async fn get(
     let history = control.history.clone();
     let stay = control.stay.clone();
     let stored = tokio::task::spawn_blocking({
-        let (recent, wanted) = (recent.clone(), Arc::clone(&wanted));
-        move || older(&files, &recent, missing, &wanted)
+        let (history, wanted) = (history.clone(), Arc::clone(&wanted));
+        move || older(&files, &history, missing, &wanted)
     });
     let (sink, response) = lines();
     tokio::spawn(async move {
@@ -135,7 +135,10 @@ pub(super) async fn get(
     Ok(response)
 }
 
-fn older(files: &[LogFile], recent: &[Line], missing: usize, wanted: &Wanted) -> Vec<LogEntry> {
+/// Lines that may be written while files are read, and were remembered before.
+const LINES_MEANWHILE: usize = 10_000;
+
+fn older(files: &[LogFile], history: &History, missing: usize, wanted: &Wanted) -> Vec<LogEntry> {
     if missing == 0 {
         return Vec::new();
     }
@@ -144,6 +147,8 @@ fn older(files: &[LogFile], recent: &[Line], missing: usize, wanted: &Wanted) ->
         since_ns: wanted.since_ns,
         text: &|text| wanted.text(text),
     };
+    let count = wanted.lines.saturating_add(LINES_MEANWHILE);
+    let recent = || history.last(count, |line| wanted.line(line)).0;
     stored::older(files, recent, &asked)
 }
 

@@ -72,11 +72,22 @@ pub(super) struct Asked<'a> {
 }
 
 /// Lines that are older than `recent`, in the order of their times; those without a time first.
-pub(super) fn older(files: &[LogFile], recent: &[Line], asked: &Asked<'_>) -> Vec<LogEntry> {
+///
+/// `recent` is called after the files were read: a line is remembered before it is stored, so whatever
+/// comes later than the first of what is remembered is among its answer.
+pub(super) fn older(
+    files: &[LogFile],
+    recent: impl FnOnce() -> Vec<Line>,
+    asked: &Asked<'_>,
+) -> Vec<LogEntry> {
     let share = asked.count.div_ceil(files.len().max(1));
+    // A file that is not there yet has nothing to tell.
+    let newest = |file: &LogFile| last_lines(&file.path).unwrap_or_default();
+    let newest: Vec<_> = files.iter().map(newest).collect();
+    let recent = recent();
     let mut entries = Vec::new();
-    for file in files {
-        entries.extend(of_file(file, recent, asked, share));
+    for (file, newest) in files.iter().zip(newest) {
+        entries.extend(of_file(file, newest, &recent, asked, share));
     }
     entries.sort_by_key(|(time_ns, _)| *time_ns);
     entries.into_iter().map(|(_, entry)| entry).collect()
@@ -85,6 +96,7 @@ pub(super) fn older(files: &[LogFile], recent: &[Line], asked: &Asked<'_>) -> Ve
 /// The last `share` wanted lines of a file and of what was rotated away from it.
 fn of_file(
     file: &LogFile,
+    newest: Vec<Vec<u8>>,
     recent: &[Line],
     asked: &Asked<'_>,
     share: usize,
@@ -97,12 +109,13 @@ fn of_file(
         *known.entry(&*line.text).or_default() += 1;
     }
     let mut found = Vec::new();
+    let mut newest = Some(newest);
     for path in newest_first(&file.path) {
         if found.len() >= share {
             break;
         }
-        // A file that is not there yet has nothing to tell.
-        let Ok(lines) = last_lines(&path) else {
+        let lines = newest.take().map_or_else(|| last_lines(&path), Ok);
+        let Ok(lines) = lines else {
             continue;
         };
         for bytes in lines.iter().rev() {
@@ -286,7 +299,7 @@ mod tests {
             since_ns,
             text: &every,
         };
-        let all = texts(older(&files, &[], &asked(20, None)));
+        let all = texts(older(&files, Vec::new, &asked(20, None)));
         let order: Vec<usize> = ["a1", "a2", "b1", "a3", "b2"]
             .iter()
             .map(|text| {
@@ -297,14 +310,14 @@ mod tests {
             .collect();
         assert_eq!(order, [0, 1, 2, 3, 4]);
         let since = Some(1_795_228_355_000_000_000);
-        assert_eq!(texts(older(&files, &[], &asked(20, since))).len(), 2);
+        assert_eq!(texts(older(&files, Vec::new, &asked(20, since))).len(), 2);
         let only = |text: &str| text.ends_with('2');
         let asked = Asked {
             count: 20,
             since_ns: None,
             text: &only,
         };
-        assert_eq!(texts(older(&files, &[], &asked)).len(), 2);
+        assert_eq!(texts(older(&files, Vec::new, &asked)).len(), 2);
     }
 
     #[test]
