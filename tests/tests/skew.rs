@@ -5,6 +5,7 @@
 
 use kingpole_protocol::client::blocking::{Client, Notice};
 use kingpole_protocol::hello::VERSION_MAX;
+use kingpole_protocol::status::EndStatus;
 use kingpole_protocol::{ByteString, Sequence};
 use kingpole_tests::manager::{Manager, json, pids};
 use kingpole_tests::process::Guarded;
@@ -64,6 +65,56 @@ fn a_kernel_goes_up_a_version_and_refuses_to_go_down_with_a_state_too_new() {
     assert_eq!(fresh.welcome().version, VERSION_MAX);
     let values = fresh.values("colour").unwrap();
     assert_eq!(values[0].value, ByteString(b"red".to_vec()));
+}
+
+#[test]
+fn a_kernel_goes_down_a_version_and_up_again_with_a_state_that_both_read() {
+    let (old, new) = (binaries::kernel(), binaries::kernel_with_crash_points());
+    for arguments in [&[][..], &["--no-guard"]] {
+        let scratch = Rc::new(Scratch::new());
+        let mut command = Kernel::command_of(new, &scratch);
+        // As a later release does that has nothing new to save.
+        command.env("KINGPOLE_STATE_VERSION", "1").args(arguments);
+        let kernel = Kernel::start_command(scratch, command);
+        let mut client = kernel.client();
+        let mut puppet = Puppet::spawn(&kernel, &mut client, "child", |_| {});
+        client
+            .follow(puppet.process(), Sequence(0), 1 << 20)
+            .unwrap();
+        let mut text = TextSession::open(&Place::Unix(kernel.socket()));
+        text.ask("set colour red");
+        let before = client.status().unwrap();
+        let mut written = 0;
+        let mut write_more = |client: &mut Client| {
+            puppet.ask(&format!("flood out {written} 1000 100"));
+            read_pattern(client, written, written + 1000);
+            written += 1000;
+        };
+        write_more(&mut client);
+        for (generation, program) in (2..).zip([old, new, old, old, new]) {
+            let answer = text.ask(&format!("upgrade {}", program.display()));
+            assert!(answer.contains(" carried in "), "{answer}");
+            assert_eq!(text.ask("get colour"), "red");
+            write_more(&mut client);
+            let status = client.status().unwrap();
+            assert_eq!((status.pid, status.generation), (before.pid, generation));
+            assert_eq!(status.processes_running, 1);
+            let running = std::fs::read_link(format!("/proc/{}/exe", status.pid)).unwrap();
+            assert_eq!(running, program);
+            let mut fresh = kernel.client();
+            let values = fresh.values("colour").unwrap();
+            assert_eq!(values[0].value, ByteString(b"red".to_vec()));
+        }
+        let mut puppet = puppet;
+        puppet.tell("exit 9");
+        wait::until("its end", || {
+            let all = client.processes().map_err(|e| e.to_string())?;
+            match all.first().and_then(|one| one.end) {
+                Some(end) if end.status == EndStatus::Exited(9) => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        });
+    }
 }
 
 /// A manager of one version on a kernel of another: it starts what it is told, its successor finds it

@@ -34,6 +34,18 @@ pub const SAVED_VERSION: u32 = if cfg!(feature = "a-version-ahead") {
     1
 };
 
+/// The version that is written. A later kernel writes the oldest one that holds what it has to say, so
+/// that the kernel before it can be gone back to; `KINGPOLE_STATE_VERSION=1` makes a build ahead of the
+/// releases have nothing new to say.
+fn written_version() -> u32 {
+    if cfg!(feature = "a-version-ahead")
+        && std::env::var_os("KINGPOLE_STATE_VERSION").is_some_and(|version| version == "1")
+    {
+        return 1;
+    }
+    SAVED_VERSION
+}
+
 /// Everything that is carried.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Saved {
@@ -264,7 +276,8 @@ impl Saved {
     /// A part is too long.
     pub fn encode(&self) -> Result<Vec<u8>, SavedError> {
         let mut bytes = MAGIC.to_vec();
-        bytes.extend_from_slice(&SAVED_VERSION.to_le_bytes());
+        let version = written_version();
+        bytes.extend_from_slice(&version.to_le_bytes());
         let mut add = |kind: u32, part: Vec<u8>| {
             let length = u32::try_from(part.len()).unwrap_or(u32::MAX);
             bytes.extend_from_slice(&kind.to_le_bytes());
@@ -272,7 +285,7 @@ impl Saved {
             bytes.extend_from_slice(&part);
         };
         add(HEAD, codec::encode(&self.head)?);
-        if cfg!(feature = "a-version-ahead") {
+        if version > 1 {
             add(AHEAD, b"of the next version".to_vec());
         }
         for some in self.held.chunks(CHUNK_ITEMS_MAX) {

@@ -5,6 +5,7 @@
 //! bounds what they leave. Must not know why a process runs.
 
 mod datagram;
+mod early;
 pub mod files;
 pub mod lock;
 mod program;
@@ -13,7 +14,7 @@ mod session;
 pub mod zone;
 
 use super::console::Color;
-use super::history::{History, Origin};
+use super::history::{History, Origin, Records};
 use super::output::{Output, OutputEvent, Streams};
 use crate::config::model::{Configuration, StreamConfig, WatcherConfig};
 use crate::engine::{self, Level, OutputSource};
@@ -25,6 +26,7 @@ use crate::streams::position::Child;
 use crate::streams::sink::{Event, SinkSpec};
 use crate::streams::value::KEY_PREFIX;
 use crate::streams::writer::{Alive, Label, Now, Turn, Writer};
+use early::Early;
 pub use files::ConsoleLines;
 use files::{Files, LogFile};
 use kingpole_protocol::event;
@@ -170,6 +172,7 @@ pub fn start(settings: StreamsSettings) -> io::Result<Output> {
         attachments: BTreeMap::new(),
         sinks: BTreeMap::new(),
         shown: BTreeMap::new(),
+        early: Early::default(),
         lock: None,
         fence: None,
         zone: LocalZone::system(),
@@ -202,6 +205,7 @@ struct Worker {
     sinks: BTreeMap<String, Weak<Sinks>>,
     /// Up to which record the history was shown each process; it outlives sessions.
     shown: BTreeMap<ProcessId, Sequence>,
+    early: Early,
     files: Files,
     lock: Option<StreamsLock>,
     fence: Option<Fence>,
@@ -238,6 +242,7 @@ impl Worker {
                 continue;
             }
             let begun = Instant::now();
+            self.early.clear();
             match self.session(fence) {
                 Ok(Over::Finished) => return,
                 Ok(Over::Disconnected) => {}
@@ -304,6 +309,9 @@ impl Worker {
                         attachment.attach(&mut work.writer, child, self.now());
                     }
                     self.attachments.insert(process, attachment);
+                    for records in self.early.take(process) {
+                        self.show(process, &records);
+                    }
                 }
                 Ok(Order::Finish) => return Ok(Some(Over::Finished)),
                 Err(TryRecvError::Empty) => return Ok(over),
@@ -471,6 +479,7 @@ impl Worker {
     /// The kernel does not have it any more: nothing more can come.
     fn forget(&mut self, process: ProcessId) {
         self.shown.remove(&process);
+        self.early.take(process);
         let attachment = self.attachments.remove(&process);
         if attachment.is_some_and(|attachment| !attachment.drained) {
             let process = engine::ProcessId(process.0);
@@ -484,19 +493,10 @@ impl Worker {
                 *taken += credit;
                 *work.owed.entry(process).or_default() += credit;
                 let child = work.session.child(process);
-                if let Some(attachment) = self.attachments.get(&process) {
-                    let shown = self.shown.entry(process).or_default();
-                    let newest = records.last().map_or(*shown, |(_, chunk)| chunk.sequence);
-                    let known = |(_, chunk): &(Stream, Chunk)| chunk.sequence <= *shown;
-                    let new = match records.iter().filter(|record| known(record)).count() {
-                        0 => Arc::clone(&records),
-                        known => Arc::new(records[known..].to_vec()),
-                    };
-                    *shown = newest.max(*shown);
-                    if !new.is_empty() {
-                        let history = &self.settings.history;
-                        history.push(process.0, &attachment.origin, new);
-                    }
+                if self.attachments.contains_key(&process) {
+                    self.show(process, &records);
+                } else {
+                    self.early.keep(process, Arc::clone(&records));
                 }
                 for (stream, chunk) in records.iter() {
                     work.writer.handle_record(child, *stream, chunk.clone());
@@ -541,6 +541,25 @@ impl Worker {
             Notice::Event(_) => {}
         }
         None
+    }
+
+    /// Shows the history what it has not been shown.
+    fn show(&mut self, process: ProcessId, records: &Records) {
+        let Some(attachment) = self.attachments.get(&process) else {
+            return;
+        };
+        let shown = self.shown.entry(process).or_default();
+        let newest = records.last().map_or(*shown, |(_, chunk)| chunk.sequence);
+        let known = |(_, chunk): &(Stream, Chunk)| chunk.sequence <= *shown;
+        let new = match records.iter().filter(|record| known(record)).count() {
+            0 => Arc::clone(records),
+            known => Arc::new(records[known..].to_vec()),
+        };
+        *shown = newest.max(*shown);
+        if !new.is_empty() {
+            let history = &self.settings.history;
+            history.push(process.0, &attachment.origin, new);
+        }
     }
 
     /// Who looks at lines is told that some are missing.
