@@ -20,7 +20,7 @@ struct Following {
 impl Following {
     fn start(scratch: &Scratch, name: &str, arguments: &[&str]) -> Self {
         let output = scratch.join(name);
-        let errors = File::create(scratch.join(&format!("{name}.errors"))).unwrap();
+        let errors = File::create(scratch.join(format!("{name}.errors"))).unwrap();
         let child = kingpole_command(scratch, arguments)
             .stdin(Stdio::null())
             .stdout(File::create(&output).unwrap())
