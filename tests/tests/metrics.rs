@@ -2,9 +2,11 @@
 
 use kingpole_tests::manager::{describe, kingpole};
 use kingpole_tests::python::{self, scripts};
-use kingpole_tests::{Kernel, Manager, Scratch, wait};
+use kingpole_tests::sys::become_user;
+use kingpole_tests::{Kernel, Manager, Scratch, http, wait};
 use serde_json::Value;
 use std::io::{Read, Write};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -207,4 +209,69 @@ fn scrapers_are_told_the_form_and_that_the_kernel_is_gone() {
             false => Err(page),
         }
     });
+}
+
+/// Status and body, or nothing when the connection is closed without a word; as this user.
+fn get_as(user: u32, server: SocketAddr, path: &'static str) -> Option<(u16, String)> {
+    let thread = std::thread::spawn(move || {
+        become_user(user).expect("root may be anybody, and everybody himself");
+        http::get(server, path).ok()
+    });
+    thread.join().expect("it does not panic")
+}
+
+#[test]
+fn a_port_for_scrapers_has_metrics_only_and_serves_named_users_only() {
+    let own = nix::unistd::geteuid().as_raw();
+    for allowed in [false, true] {
+        let kernel = Kernel::start();
+        let scratch = Rc::clone(kernel.scratch());
+        let users = if allowed {
+            "allow_users = nobody\n"
+        } else {
+            ""
+        };
+        let text = format!(
+            "[circus]\nmetrics_endpoint = 127.0.0.1:0\n{users}[watcher:one]\ncmd = /bin/sleep 100000\n"
+        );
+        let file = scratch.write("metrics.ini", text);
+        let manager = Manager::start(&scratch, &file);
+        let server: SocketAddr = wait::until("the port is open", || {
+            let log = manager.log();
+            let line = log
+                .lines()
+                .find_map(|line| line.split_once("metrics are served at tcp:"));
+            line.and_then(|(_, address)| address.trim().parse().ok())
+                .ok_or(log)
+        });
+        let (status, page) = get_as(own, server, "/metrics").expect("answered");
+        assert!(
+            status == 200 && page.contains("kingpole_kernel_up 1"),
+            "{status} {page}"
+        );
+        for path in ["/v1/status", "/v1/kernel", "/"] {
+            assert_eq!(
+                get_as(own, server, path).expect("answered").0,
+                404,
+                "{path}"
+            );
+        }
+        if own == 0 {
+            let stranger = get_as(65534, server, "/metrics");
+            assert_eq!(stranger.map(|(status, _)| status), allowed.then_some(200));
+        }
+    }
+    let scratch = Scratch::new();
+    for wrong in ["0.0.0.0:9187", "192.0.2.1:9187", "9187", "ipc:///x"] {
+        let text =
+            format!("[circus]\nmetrics_endpoint = {wrong}\n[watcher:one]\ncmd = /bin/true\n");
+        let file = scratch.write("wrong.ini", text);
+        let refused = kingpole(&scratch, &["check", file.to_str().expect("text")]);
+        let said = describe(&refused);
+        assert!(!refused.status.success(), "{said}");
+        assert!(
+            said.contains("wrong.ini:2") && said.contains("a port of the loopback interface"),
+            "{said}"
+        );
+    }
 }

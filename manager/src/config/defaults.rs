@@ -63,6 +63,7 @@ impl Default for GlobalSettings {
             pubsub_endpoint: None,
             stats_endpoint: None,
             multicast_endpoint: None,
+            metrics_endpoint: None,
             endpoint_owner: None,
             allow_remote: false,
             allow_users: Vec::new(),

@@ -425,6 +425,7 @@ fn global(old: &GlobalSettings, new: &GlobalSettings) -> Vec<String> {
         pubsub_endpoint,
         stats_endpoint,
         multicast_endpoint,
+        metrics_endpoint,
         endpoint_owner,
         allow_remote,
         allow_users,
@@ -452,6 +453,10 @@ fn global(old: &GlobalSettings, new: &GlobalSettings) -> Vec<String> {
         (
             "multicast_endpoint",
             *multicast_endpoint != new.multicast_endpoint,
+        ),
+        (
+            "metrics_endpoint",
+            *metrics_endpoint != new.metrics_endpoint,
         ),
         ("endpoint_owner", *endpoint_owner != new.endpoint_owner),
         ("allow_remote", *allow_remote != new.allow_remote),

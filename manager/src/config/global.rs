@@ -1,6 +1,7 @@
 //! Section `[circus]` (reference, section 5.7).
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -57,6 +58,11 @@ pub(super) fn read(
         statsd: reader.boolean("statsd", false) || stats_endpoint.is_some(),
         stats_endpoint,
         multicast_endpoint: reader.some_text("multicast_endpoint"),
+        metrics_endpoint: reader.parsed(
+            "metrics_endpoint",
+            "a port of the loopback interface, such as 127.0.0.1:9187",
+            loopback_port,
+        ),
         endpoint_owner: reader.some_text("endpoint_owner"),
         allow_remote,
         allow_users: reader
@@ -116,6 +122,15 @@ fn endpoint(reader: &mut Reader<'_>, key: &str, allow_remote: bool) -> Option<St
         ),
     }
     Some(written.value)
+}
+
+/// Other machines are not served: they have no user who could be looked up.
+fn loopback_port(text: &str) -> Option<SocketAddr> {
+    let text = text.trim();
+    let address = text.strip_prefix("tcp://").unwrap_or(text);
+    let address = address.replacen("localhost:", "127.0.0.1:", 1);
+    let address: SocketAddr = address.parse().ok()?;
+    address.ip().is_loopback().then_some(address)
 }
 
 fn words(text: &str) -> Vec<String> {

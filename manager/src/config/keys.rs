@@ -178,6 +178,12 @@ pub const CIRCUS: &[Key] = &[
     ),
     key("endpoint_owner", "user", "", "owner of `ipc:` endpoints"),
     ours(
+        "metrics_endpoint",
+        "`127.0.0.1:PORT`",
+        "",
+        "a loopback port with `/metrics` for scrapers; serves those who may use the `tcp:` endpoints",
+    ),
+    ours(
         "allow_users",
         "user names or numbers",
         "",

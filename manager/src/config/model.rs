@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -82,6 +83,8 @@ pub struct GlobalSettings {
     pub stats_endpoint: Option<String>,
     /// UDP discovery endpoint, if written.
     pub multicast_endpoint: Option<String>,
+    /// Where metrics are served beside `manager.sock` (ours).
+    pub metrics_endpoint: Option<SocketAddr>,
     /// User who owns `ipc://` endpoints.
     pub endpoint_owner: Option<String>,
     /// Whether endpoints may be reached from other machines (ours).

@@ -7,6 +7,7 @@ pub mod error;
 mod events;
 mod logs;
 pub mod metrics;
+pub mod metrics_port;
 mod parameters;
 mod stored;
 mod stream;
