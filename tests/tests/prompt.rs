@@ -1,8 +1,8 @@
 //! Our own commands at the prompt: what they show is so, and what they do is done.
 
-use kingpole_protocol::ids::Fence;
-use kingpole_protocol::request::TakeLease;
-use kingpole_tests::text::{Place, TextSession};
+use kingpole_protocol::ids::{Fence, Sequence};
+use kingpole_protocol::request::{Follow, TakeLease};
+use kingpole_tests::text::{Place, TextSession, stdout_of};
 use kingpole_tests::{Kernel, wait};
 
 fn open(kernel: &Kernel) -> TextSession {
@@ -44,6 +44,20 @@ fn account_after(session: &mut TextSession, name: &str, bytes: u64) -> [u64; 4] 
     })
 }
 
+/// Kills the kernel, and waits until there is another one.
+#[track_caller]
+fn crash(kernel: &Kernel) {
+    let killed = kernel.serving();
+    killed.signal(libc::SIGKILL).unwrap();
+    wait::until("another kernel serves", || {
+        let client = kernel.try_client("waiting");
+        match client.map(|client| client.welcome().pid) {
+            Ok(pid) if pid != killed.pid() => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+}
+
 #[test]
 fn what_stats_counts_adds_up_while_output_is_read_released_and_dropped() {
     let kernel = Kernel::start();
@@ -79,15 +93,7 @@ fn what_stats_counts_adds_up_while_output_is_read_released_and_dropped() {
     assert!(dropped > 10_000 && unread > 0, "{dropped} {unread}");
     assert_eq!(dropped + unread, 20_013);
     // The same after a crash of the kernel.
-    let killed = kernel.serving();
-    killed.signal(libc::SIGKILL).unwrap();
-    wait::until("another kernel serves", || {
-        let client = kernel.try_client("waiting");
-        match client.map(|client| client.welcome().pid) {
-            Ok(pid) if pid != killed.pid() => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    });
+    crash(&kernel);
     let mut session = open(&kernel);
     assert_eq!(
         account(&session.ask("stats p")),
@@ -171,4 +177,35 @@ fn a_signal_from_the_prompt_arrives_and_leases_and_version_are_shown() {
     let version = session.ask("version");
     let pid = kernel.serving().pid();
     assert!(version.contains(&format!(" pid={pid} guard=")), "{version}");
+}
+
+#[test]
+fn what_was_acknowledged_but_held_back_is_sent_again_after_a_crash() {
+    let kernel = Kernel::start();
+    let mut session = open(&kernel);
+    session.ask("make process p /bin/sh -c echo\\ one;\\ exec\\ sleep\\ 600");
+    let mut client = kernel.client();
+    let process = client.processes().unwrap()[0].process;
+    let follow = Follow {
+        process,
+        from: Sequence(0),
+        credit_bytes: 1 << 20,
+    };
+    client.call(follow).unwrap();
+    let watch = |session: &mut TextSession| {
+        session.send(b"watch processes p\n");
+        session.expect("Watching 1\n");
+        assert_eq!(stdout_of(&session.read_batch()), "one\n");
+        session.send(b"q\n");
+        session.expect("Stopped watching\n> ");
+    };
+    watch(&mut session);
+    assert_eq!(account(&session.ask("stats p")), [4, 0, 0, 4]);
+    crash(&kernel);
+    let mut session = open(&kernel);
+    watch(&mut session);
+    // Nobody holds it back any more, so this is for good.
+    assert_eq!(account(&session.ask("stats p")), [4, 4, 0, 0]);
+    crash(&kernel);
+    assert_eq!(account(&open(&kernel).ask("stats p")), [4, 4, 0, 0]);
 }

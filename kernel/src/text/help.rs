@@ -178,6 +178,10 @@ both have been sent. If you leave without a line, that batch is not acknowledged
 You cannot take anything from a program that is attached by frames: output and ends of a process
 that such a program started, or follows, are released by that program alone. Your acknowledgement
 then only moves your own place.
+
+What was released stays released, whatever becomes of the kernel. What you acknowledged while a
+slower watcher or such a program still held it back is not remembered across a crash or an upgrade
+of the kernel: it is kept, and sent again to whoever watches next.
 ";
 
 const TAIL: &str = "\
