@@ -11,6 +11,7 @@ use super::endpoint::{self, Endpoint, Reach};
 use super::keys;
 use super::model::{GlobalSettings, Location, LogLevel};
 use super::section::{Findings, Reader};
+use super::syslog::SyslogOutput;
 use super::variables::EnvironmentVariables;
 
 /// Reads the section, or gives the defaults when there is none.
@@ -89,12 +90,9 @@ pub(super) fn read(
         _ => false,
     });
     if let Some(written) = reader.written("logoutput")
-        && written.value.starts_with("syslog:")
+        && let Some(Err(problem)) = SyslogOutput::parse(&written.value)
     {
-        reader.warn(
-            written.entry,
-            "to syslog is not supported yet: the log goes to standard error",
-        );
+        reader.error(written.entry, &problem);
     }
     GlobalSettings {
         other: reader.unknown(|_| false),

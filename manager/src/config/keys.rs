@@ -145,7 +145,7 @@ pub const CIRCUS: &[Key] = &[
         "logoutput",
         "`-`, path or `syslog:...`",
         "standard error",
-        "where the manager's log goes (not yet: syslog)",
+        "where the manager's log goes; `syslog://HOST[:PORT]?FACILITY`, `syslog:///PATH?FACILITY`",
     ),
     ignored(
         "loggerconfig",

@@ -39,6 +39,7 @@ mod socket;
 mod stream;
 mod suggest;
 mod summary;
+pub mod syslog;
 pub mod toml;
 pub mod variables;
 mod watcher;

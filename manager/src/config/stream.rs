@@ -331,7 +331,7 @@ fn when(text: &str) -> Option<String> {
 }
 
 /// The number of a facility by its name (syslog(3)) or number.
-fn facility(text: &str) -> Option<u8> {
+pub(super) fn facility(text: &str) -> Option<u8> {
     const NAMES: [&str; 24] = [
         "kern",
         "user",

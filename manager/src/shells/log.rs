@@ -8,7 +8,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::syslog::Syslog;
 use crate::config::model::LogLevel;
+use crate::config::syslog::SyslogOutput;
 use crate::engine::Level;
 
 /// Where the log goes.
@@ -21,6 +23,7 @@ enum Sink {
         path: PathBuf,
         file: Option<File>,
     },
+    Syslog(Syslog),
 }
 
 /// How lines look.
@@ -73,20 +76,13 @@ impl Log {
             "" => return Ok(()),
             "-" | "stdout" => Sink::Stdout,
             "stderr" => Sink::Stderr,
-            _ if output.starts_with("syslog:") => {
-                return Err(format!(
-                    "logoutput {output}: syslog is not supported yet, the log stays on standard error"
-                ));
-            }
-            path => {
-                let path = PathBuf::from(path);
-                let file = open(&path)
-                    .map_err(|error| format!("logoutput {}: {error}", path.display()))?;
-                Sink::File {
-                    path,
-                    file: Some(file),
+            output => match SyslogOutput::parse(output) {
+                Some(parsed) => {
+                    let opened = parsed.and_then(|it| Syslog::open(&it).map_err(|e| e.to_string()));
+                    Sink::Syslog(opened.map_err(|error| format!("logoutput {output}: {error}"))?)
                 }
-            }
+                None => file_sink(output)?,
+            },
         };
         let mut inner = self.lock();
         inner.sink = sink;
@@ -105,8 +101,7 @@ impl Log {
         if level < inner.least {
             return;
         }
-        let line = render(&inner, level, text);
-        inner.write(line.as_bytes());
+        inner.write(level, text);
     }
 
     /// [`Level::Debug`].
@@ -135,8 +130,11 @@ impl Log {
 }
 
 impl Inner {
-    fn write(&mut self, line: &[u8]) {
+    fn write(&mut self, level: Level, text: &str) {
+        let line = render(self, level, text);
+        let line = line.as_bytes();
         let _ = match &mut self.sink {
+            Sink::Syslog(syslog) => syslog.send(level, &one_line(text)),
             Sink::Stderr => std::io::stderr().lock().write_all(line),
             Sink::Stdout => std::io::stdout().lock().write_all(line),
             Sink::File { path, file } => {
@@ -150,9 +148,13 @@ impl Inner {
     }
 }
 
+/// One line per event, whatever a name or an error holds.
+fn one_line(text: &str) -> String {
+    text.replace('\n', "\\n").replace(char::is_control, "?")
+}
+
 fn render(inner: &Inner, level: Level, text: &str) -> String {
-    // One line per event, whatever a name or an error holds.
-    let text = text.replace('\n', "\\n").replace(char::is_control, "?");
+    let text = one_line(text);
     match inner.decoration {
         Decoration::Full => {
             let time = jiff::Zoned::now().strftime("%Y-%m-%d %H:%M:%S");
@@ -194,6 +196,15 @@ pub const fn least_level(level: LogLevel) -> Level {
         LogLevel::Info => Level::Info,
         LogLevel::Debug => Level::Debug,
     }
+}
+
+fn file_sink(path: &str) -> Result<Sink, String> {
+    let path = PathBuf::from(path);
+    let file = open(&path).map_err(|error| format!("logoutput {}: {error}", path.display()))?;
+    Ok(Sink::File {
+        path,
+        file: Some(file),
+    })
 }
 
 fn open(path: &Path) -> std::io::Result<File> {
@@ -240,5 +251,31 @@ mod tests {
         let error = log.redirect("/nonexistent/dir/x.log").unwrap_err();
         assert!(error.contains("/nonexistent/dir/x.log"), "{error}");
         assert!(log.redirect("syslog:udp").unwrap_err().contains("syslog"));
+    }
+
+    #[test]
+    fn lines_reach_syslog_again_after_its_daemon_was_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let daemon = || std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        let heard = |daemon: &std::os::unix::net::UnixDatagram| {
+            let mut buffer = [0; 200];
+            let count = daemon.recv(&mut buffer).unwrap();
+            String::from_utf8_lossy(&buffer[..count]).into_owned()
+        };
+        let first = daemon();
+        let log = Log::stderr(Level::Info, Decoration::Full);
+        let output = format!("syslog://{}?local0", path.display());
+        log.redirect(&output).unwrap();
+        log.warning("one\nline");
+        let line = heard(&first);
+        let own = format!(" kingpole[{}]: one\\nline", std::process::id());
+        assert!(line.starts_with("<132>") && line.ends_with(&own), "{line}");
+        drop(first);
+        std::fs::remove_file(&path).unwrap();
+        log.info("nobody hears this");
+        let second = daemon();
+        log.error("two");
+        assert!(heard(&second).starts_with("<131>"));
     }
 }

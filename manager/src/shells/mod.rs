@@ -27,5 +27,6 @@ pub mod processes;
 pub mod signals;
 pub mod startup;
 pub mod streams;
+mod syslog;
 pub mod upgrade;
 pub mod zmtp;

@@ -194,7 +194,6 @@ fn what_is_not_supported_yet_is_named_unless_it_says_what_holds_anyway() {
     assert!(found.contains("(line 3 of web.ini)"), "{found}");
     let text = "[circus]\nhttpd = 0\nstatsd = no\ndebug = false\n[watcher:w]\ncmd = x\n";
     assert_eq!(warnings(text), Vec::<String>::new());
-    assert!(warning("[circus]\nlogoutput = syslog:///dev/log\n").contains("to syslog is not"));
     assert!(warning("[socket:s]\nport = 1\nblocking = no\n").contains("it is blocking"));
     assert!(warning("[circus]\nhttpd = 1\n").contains("there is no web console"));
 }
