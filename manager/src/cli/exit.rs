@@ -4,20 +4,21 @@ use std::process::{ExitCode, ExitStatus};
 
 /// How a command went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
 pub enum Exit {
     /// It is done.
-    Done = 0,
+    Done,
     /// It failed, or was refused.
-    Failed = 1,
+    Failed,
     /// It was not understood (also what clap exits with).
-    Usage = 2,
+    Usage,
     /// What it is for does not run.
-    NotRunning = 3,
+    NotRunning,
     /// What it is for runs, perhaps, but cannot be reached.
-    CannotReach = 4,
+    CannotReach,
     /// It took too long, or was done in part.
-    Unfinished = 5,
+    Unfinished,
+    /// A manager ended because an essential watcher did; that one's status.
+    Essential(u8),
 }
 
 /// For `--help`.
@@ -41,6 +42,14 @@ impl Exit {
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
-        Self::from(exit as u8)
+        Self::from(match exit {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::NotRunning => 3,
+            Exit::CannotReach => 4,
+            Exit::Unfinished => 5,
+            Exit::Essential(status) => status,
+        })
     }
 }

@@ -118,6 +118,11 @@ pub(crate) fn conclude(ended: Ended, log: &Log) -> Outcome {
         Ended::Finished(EngineOutcome::ShutDown) => {
             log.info("everything of ours is stopped");
         }
+        Ended::EssentialEnded(status)
+        | Ended::Finished(EngineOutcome::EssentialEnded { status }) => {
+            log.info(format!("everything is stopped; exit status {status}"));
+            return Ok(Exit::Essential(status));
+        }
         Ended::Finished(EngineOutcome::Replaced) => {
             log.warning("another manager has taken over; leaving the children to it");
         }

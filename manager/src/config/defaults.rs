@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::model::{
-    Backoff, BufferFull, EnvironmentBase, FlappingOverrides, GlobalSettings, IpVersion, Location,
-    ReadyConfig, RetryLimit, SignalNumber, SocketAddress, SocketConfig, SocketKind, StreamConfig,
-    WatcherConfig,
+    AliveConfig, Backoff, BufferFull, EnvironmentBase, FlappingOverrides, GlobalSettings,
+    IpVersion, Location, ReadyConfig, RetryLimit, SignalNumber, SocketAddress, SocketConfig,
+    SocketKind, StreamConfig, WatcherConfig,
 };
 
 /// Default of `buffer_bytes` (ours): the 2 MB that Papa's manual promised.
@@ -17,6 +17,8 @@ pub const BACKOFF: Backoff = Backoff {
     min: Duration::from_millis(100),
     max: Duration::from_secs(30),
     reset_after: Duration::from_secs(10),
+    factor_percent: 200,
+    jitter_percent: 10,
 };
 
 /// Default of `hook_timeout` (ours). Hooks of existing configurations wait up to a minute for
@@ -28,6 +30,15 @@ pub const READY: ReadyConfig = ReadyConfig {
     probe: None,
     timeout: Duration::from_secs(60),
     interval: Duration::from_secs(1),
+    probe_limit: Duration::from_secs(5),
+};
+
+/// Default of `alive` and the times around it (ours): nobody looks.
+pub const ALIVE: AliveConfig = AliveConfig {
+    probe: None,
+    interval: Duration::from_secs(10),
+    grace: Duration::from_secs(10),
+    failures: 3,
     probe_limit: Duration::from_secs(5),
 };
 
@@ -132,6 +143,9 @@ impl WatcherConfig {
             success_exit_codes: BTreeSet::new(),
             max_rss: None,
             ready: READY,
+            alive: ALIVE,
+            depends_on: Vec::new(),
+            essential: false,
             env_file: None,
             flapping: FlappingOverrides::default(),
             options: BTreeMap::new(),

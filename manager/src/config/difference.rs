@@ -316,6 +316,9 @@ fn changed(old: &WatcherConfig, new: &WatcherConfig) -> Changed {
         success_exit_codes,
         max_rss,
         ready,
+        alive,
+        depends_on,
+        essential,
         // What it says is in the environment.
         env_file: _,
         flapping,
@@ -406,6 +409,9 @@ fn changed(old: &WatcherConfig, new: &WatcherConfig) -> Changed {
         ),
         ("max_rss", *max_rss != new.max_rss),
         ("ready", *ready != new.ready),
+        ("alive", *alive != new.alive),
+        ("depends_on", *depends_on != new.depends_on),
+        ("essential", *essential != new.essential),
         ("flapping", *flapping != new.flapping),
         ("options of no meaning here", *other != new.other),
     ]);

@@ -10,7 +10,7 @@ use super::ini::{quoted, strip};
 use super::model::{Configuration, PluginConfig, SocketConfig, WatcherConfig};
 use super::plugin_watcher::watcher_of;
 use super::section::Findings;
-use super::{global, limits, plugin, socket, suggest, variables, watcher};
+use super::{depend, global, limits, plugin, socket, suggest, variables, watcher};
 
 /// What a section's header says it is.
 pub(super) enum Kind<'a> {
@@ -104,6 +104,7 @@ pub(super) fn interpret(
     for watcher in &watchers {
         check_sockets(watcher, &socket_names, findings);
     }
+    depend::check(&watchers, findings);
     Configuration {
         path: PathBuf::new(),
         files: Vec::new(),

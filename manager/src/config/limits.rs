@@ -24,6 +24,15 @@ pub const DURATION: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
 /// Smallest and largest kernel buffer for the output of one process.
 pub const BUFFER_BYTES: std::ops::RangeInclusive<i64> = 4096..=1024 * 1024 * 1024;
 
+/// Least pause between two looks at a process.
+pub const PROBE_PAUSE: Duration = Duration::from_millis(100);
+
+/// Most looks in a row that may fail.
+pub const ALIVE_FAILURES: i64 = 1_000;
+
+/// Longest list of watchers that one depends on.
+pub const DEPENDENCIES: usize = 100;
+
 /// Longest piece of the file that a message quotes, in characters.
 pub const QUOTED_CHARACTERS: usize = 60;
 

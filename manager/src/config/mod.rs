@@ -9,6 +9,7 @@ pub mod check;
 mod coerce;
 pub mod command_line;
 pub mod defaults;
+pub mod depend;
 pub mod diagnostic;
 pub mod difference;
 pub mod disk;

@@ -14,7 +14,7 @@ use serde::{Serialize, Serializer};
 
 pub use super::diagnostic::{Diagnostic, Location, Severity};
 pub use super::flapping::{Flapping, FlappingOverrides};
-pub use super::probe::{Probe, ReadyConfig};
+pub use super::probe::{AliveConfig, Probe, ReadyConfig};
 
 /// A whole configuration: the main file and everything it includes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -157,7 +157,7 @@ pub enum RetryLimit {
 }
 
 /// How respawns are spaced. The first respawn is immediate; each further one of a process that
-/// did not live for `reset_after` waits twice as long as the one before.
+/// did not live for `reset_after` waits `factor_percent` of the wait before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Backoff {
     /// Wait before the second respawn.
@@ -169,22 +169,42 @@ pub struct Backoff {
     /// A process that lived this long makes the next respawn immediate again.
     #[serde(serialize_with = "as_seconds")]
     pub reset_after: Duration,
+    /// How much longer each wait is than the one before, in hundredths.
+    #[serde(rename = "factor", serialize_with = "as_factor")]
+    pub factor_percent: u32,
+    /// How much each wait may be lengthened at random, in hundredths of it.
+    #[serde(rename = "jitter", serialize_with = "as_factor")]
+    pub jitter_percent: u32,
 }
 
 impl Backoff {
     /// Wait before a respawn after `failures` short-lived processes in a row; nothing for the
-    /// first, then `min` doubled each time up to `max`.
+    /// first, then `min`, longer by the factor each time up to `max`.
     #[must_use]
     pub fn delay(&self, failures: u32) -> Duration {
-        match failures.checked_sub(2) {
-            None => Duration::ZERO,
-            Some(doublings) => {
-                let factor = 1_u32.checked_shl(doublings).unwrap_or(u32::MAX);
-                self.min
-                    .checked_mul(factor)
-                    .map_or(self.max, |wait| wait.min(self.max))
+        let Some(steps) = failures.checked_sub(2) else {
+            return Duration::ZERO;
+        };
+        let mut wait = self.min;
+        if self.factor_percent <= 100 || wait.is_zero() {
+            return wait.min(self.max);
+        }
+        for _ in 0..steps {
+            // In hundredths first, so that no wait is too short for the factor to show.
+            let longer = wait.checked_mul(self.factor_percent).map(|wait| wait / 100);
+            match longer.filter(|longer| *longer < self.max && *longer > wait) {
+                Some(longer) => wait = longer,
+                None => return self.max,
             }
         }
+        wait.min(self.max)
+    }
+
+    /// How much longer than `wait` it may be, so that many do not come back at once.
+    #[must_use]
+    pub fn jitter(&self, wait: Duration) -> Duration {
+        let longer = wait.checked_mul(self.jitter_percent);
+        longer.map_or(self.max, |longer| longer / 100)
     }
 }
 
@@ -292,6 +312,12 @@ pub struct WatcherConfig {
     pub max_rss: Option<u64>,
     /// When a process counts as ready (ours).
     pub ready: ReadyConfig,
+    /// When a process that does not answer any more is replaced (ours).
+    pub alive: AliveConfig,
+    /// Watchers (as written) that have to be up before this one is started (ours).
+    pub depends_on: Vec<String>,
+    /// Whether the manager ends with it (ours).
+    pub essential: bool,
     /// File of environment variables (ours); they are in `environment` already.
     pub env_file: Option<PathBuf>,
     /// What differs from the settings of the flapping plugin.
@@ -710,6 +736,14 @@ pub(super) fn as_seconds<S: Serializer>(
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(duration.as_secs_f64())
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature serde asks for"
+)]
+fn as_factor<S: Serializer>(percent: &u32, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(f64::from(*percent) / 100.0)
 }
 
 fn as_optional_seconds<S: Serializer>(

@@ -78,6 +78,12 @@ pub fn of_watcher(config: &WatcherConfig, numprocesses: u32) -> BTreeMap<String,
     if let Value::Object(named) = named {
         options.extend(named);
     }
+    for (key, percent) in [
+        ("backoff_factor", config.backoff.factor_percent),
+        ("backoff_jitter", config.backoff.jitter_percent),
+    ] {
+        options.insert(key.to_owned(), json!(f64::from(percent) / 100.0));
+    }
     for (resource, value) in &config.rlimits {
         options.insert(format!("rlimit_{resource}"), limit(value));
     }

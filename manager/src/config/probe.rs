@@ -1,4 +1,5 @@
-//! What a probe looks at: the value of `ready`, which is a word for the kind and what it needs.
+//! What probes look at: the values of `ready` and `alive`, which are a word for the kind and what it
+//! needs, and the times around them.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,14 +9,15 @@ use serde::{Serialize, Serializer};
 use super::coerce;
 use super::defaults;
 use super::http_address::HttpAddress;
-use super::ini::strip;
+use super::ini::{quoted, strip};
+use super::limits;
 use super::model::as_seconds;
 use super::section::Reader;
 use super::suggest;
 use super::variables;
 use super::words;
 
-/// How it is found out whether a process is ready.
+/// How it is found out whether a process is as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Probe {
     /// It has run for so long.
@@ -48,35 +50,110 @@ pub struct ReadyConfig {
     pub probe_limit: Duration,
 }
 
+/// When a process that was ready is replaced because it does not answer any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AliveConfig {
+    /// How it is found out; never when absent.
+    pub probe: Option<Probe>,
+    /// Pause between two looks.
+    #[serde(serialize_with = "as_seconds")]
+    pub interval: Duration,
+    /// Pause before the first look once it is ready.
+    #[serde(serialize_with = "as_seconds")]
+    pub grace: Duration,
+    /// How many looks in a row have to fail.
+    pub failures: u32,
+    /// How long one look may take.
+    #[serde(serialize_with = "as_seconds")]
+    pub probe_limit: Duration,
+}
+
 /// Reads `ready` and what belongs to it.
-pub(super) fn read(reader: &mut Reader<'_>) -> ReadyConfig {
+pub(super) fn read_ready(reader: &mut Reader<'_>) -> ReadyConfig {
     let plain = defaults::READY;
     ReadyConfig {
-        probe: reader.parsed_or("ready", Probe::parse),
+        probe: reader.parsed_or("ready", |text| Probe::parse(text, Purpose::Ready)),
         timeout: reader.seconds("ready_timeout", plain.timeout),
-        interval: reader.seconds("ready_interval", plain.interval),
+        interval: pause(reader, "ready_interval", plain.interval),
         ..plain
     }
 }
 
-/// The word of each kind, and what has to stand behind it.
-const KINDS: [(&str, &str); 4] = [
-    ("uptime", "SECONDS"),
-    ("tcp", "HOST:PORT"),
-    ("http", "URL"),
-    ("exec", "COMMAND"),
-];
+/// Reads `alive` and what belongs to it.
+pub(super) fn read_alive(reader: &mut Reader<'_>) -> AliveConfig {
+    let plain = defaults::ALIVE;
+    let interval = pause(reader, "alive_interval", plain.interval);
+    let failures = reader.integer("alive_failures", 1..=limits::ALIVE_FAILURES);
+    AliveConfig {
+        probe: reader.parsed_or("alive", |text| Probe::parse(text, Purpose::Alive)),
+        interval,
+        grace: reader.seconds("alive_grace", interval),
+        failures: failures
+            .and_then(|number| u32::try_from(number).ok())
+            .unwrap_or(plain.failures),
+        probe_limit: pause(reader, "alive_timeout", plain.probe_limit),
+    }
+}
+
+/// A time that keeps no processor busy.
+fn pause(reader: &mut Reader<'_>, key: &str, default: Duration) -> Duration {
+    let pause = reader.seconds(key, default);
+    if pause >= limits::PROBE_PAUSE {
+        return pause;
+    }
+    if let Some(written) = reader.written(key) {
+        let least = limits::PROBE_PAUSE.as_secs_f64();
+        let problem = format!(
+            "must be at least {least} s: {}",
+            quoted(&written.entry.value)
+        );
+        reader.error(written.entry, &problem);
+    }
+    default
+}
+
+/// What a probe is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Whether a process is ready.
+    Ready,
+    /// Whether it still answers.
+    Alive,
+}
+
+impl Purpose {
+    /// The word of each kind, and what has to stand behind it.
+    const fn kinds(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Ready => &[
+                ("uptime", "SECONDS"),
+                ("tcp", "HOST:PORT"),
+                ("http", "URL"),
+                ("exec", "COMMAND"),
+            ],
+            Self::Alive => &[("tcp", "HOST:PORT"), ("http", "URL"), ("exec", "COMMAND")],
+        }
+    }
+}
 
 impl Probe {
     /// Reads a value.
     ///
     /// # Errors
     /// What is wrong with it, to stand behind the name of the option.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(super) fn parse(text: &str, purpose: Purpose) -> Result<Self, String> {
         let text = strip(text);
         let (kind, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
         let rest = strip(rest);
-        match kind.to_lowercase().as_str() {
+        let kind = kind.to_lowercase();
+        if kind.starts_with("http://") {
+            return Err("needs the word http before the address".to_owned());
+        }
+        let kinds = purpose.kinds();
+        if !kinds.iter().any(|(known, _)| *known == kind) {
+            return Err(no_kind(&kind, kinds));
+        }
+        match kind.as_str() {
             "uptime" => coerce::float(rest)
                 .and_then(coerce::duration)
                 .map(Self::Uptime)
@@ -92,18 +169,20 @@ impl Probe {
                 Ok(_) => Ok(Self::Exec(rest.to_owned())),
                 Err(error) => Err(format!("cannot be split into words: {error}")),
             },
-            other if other.starts_with("http://") => {
-                Err("needs the word http before the address".to_owned())
-            }
-            other => {
-                let kinds = KINDS.map(|(kind, what)| format!("{kind} {what}"));
-                let hint = suggest::nearest(other, KINDS.map(|(kind, _)| kind))
-                    .map(|meant| format!("; did you mean {meant}?"))
-                    .unwrap_or_default();
-                Err(format!("must be {}{hint}", kinds.join(", ")))
-            }
+            other => Err(no_kind(other, kinds)),
         }
     }
+}
+
+fn no_kind(word: &str, kinds: &[(&str, &str)]) -> String {
+    let all: Vec<String> = kinds
+        .iter()
+        .map(|(kind, what)| format!("{kind} {what}").trim_end().to_owned())
+        .collect();
+    let hint = suggest::nearest(word, kinds.iter().map(|(kind, _)| *kind))
+        .map(|meant| format!("; did you mean {meant}?"))
+        .unwrap_or_default();
+    format!("must be {}{hint}", all.join(", "))
 }
 
 /// With something in the place of each variable, which are replaced when a process is looked at.
@@ -153,11 +232,11 @@ mod tests {
             "http http://127.0.0.1:$(circus.env.port)/health",
             "exec test -e 'a b'",
         ] {
-            let probe = Probe::parse(text).expect(text);
+            let probe = Probe::parse(text, Purpose::Ready).expect(text);
             assert_eq!(probe.to_string(), text);
         }
         assert_eq!(
-            Probe::parse(" UPTIME  2 "),
+            Probe::parse(" UPTIME  2 ", Purpose::Ready),
             Ok(Probe::Uptime(Duration::from_secs(2)))
         );
     }
@@ -187,7 +266,11 @@ mod tests {
                 "must be uptime SECONDS, tcp HOST:PORT, http URL, exec COMMAND",
             ),
         ] {
-            assert_eq!(Probe::parse(text), Err(problem.to_owned()), "{text}");
+            assert_eq!(
+                Probe::parse(text, Purpose::Ready),
+                Err(problem.to_owned()),
+                "{text}"
+            );
         }
     }
 }

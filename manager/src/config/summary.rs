@@ -86,6 +86,12 @@ fn starts(watcher: &WatcherConfig) -> Option<String> {
     if watcher.on_demand {
         parts.push("by the first connection".to_owned());
     }
+    if !watcher.depends_on.is_empty() {
+        parts.push(format!("when {} is up", watcher.depends_on.join(" and ")));
+    }
+    if let Some(probe) = &watcher.ready.probe {
+        parts.push(format!("ready by {probe}"));
+    }
     if watcher.priority != 0 {
         parts.push(format!("with priority {}", watcher.priority));
     }
@@ -123,6 +129,13 @@ fn respawns(watcher: &WatcherConfig) -> Option<String> {
     }
     if watcher.send_hup {
         parts.push("reloads by SIGHUP".to_owned());
+    }
+    if let Some(probe) = &watcher.alive.probe {
+        let times = watcher.alive.failures;
+        parts.push(format!("when it fails {times} times in a row: {probe}"));
+    }
+    if watcher.essential {
+        parts.push("the manager ends with it".to_owned());
     }
     (!parts.is_empty()).then(|| parts.join(", "))
 }

@@ -1,11 +1,13 @@
 //! Sections `[watcher:NAME]` (reference, section 5.8).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::coerce;
 use super::defaults;
+use super::depend;
 use super::document::{Section, Source};
 use super::hook;
 use super::ini::quoted;
@@ -124,7 +126,10 @@ pub(super) fn read(
         hook_timeout: reader.seconds("hook_timeout", base.hook_timeout),
         success_exit_codes: success_exit_codes(&mut reader),
         max_rss: reader.parsed("max_rss", "a size such as 200M", coerce::size),
-        ready: probe::read(&mut reader),
+        ready: probe::read_ready(&mut reader),
+        alive: probe::read_alive(&mut reader),
+        depends_on: depend::read(&mut reader),
+        essential: reader.boolean("essential", false),
         env_file: reader.some_text("env_file").map(PathBuf::from),
         flapping: super::flapping::read(&mut reader),
         ..base
@@ -250,6 +255,10 @@ fn backoff(reader: &mut Reader<'_>) -> Backoff {
         min: reader.seconds("backoff_min", defaults::BACKOFF.min),
         max: reader.seconds("backoff_max", defaults::BACKOFF.max),
         reset_after: reader.seconds("backoff_reset", defaults::BACKOFF.reset_after),
+        factor_percent: hundredths(reader, "backoff_factor", 1.0..=100.0)
+            .unwrap_or(defaults::BACKOFF.factor_percent),
+        jitter_percent: hundredths(reader, "backoff_jitter", 0.0..=10.0)
+            .unwrap_or(defaults::BACKOFF.jitter_percent),
     };
     if backoff.min > backoff.max
         && let Some(written) = reader
@@ -262,6 +271,21 @@ fn backoff(reader: &mut Reader<'_>) -> Backoff {
         );
     }
     backoff
+}
+
+/// A number within a range, to two places behind the point.
+fn hundredths(reader: &mut Reader<'_>, key: &str, range: RangeInclusive<f64>) -> Option<u32> {
+    let expected = format!("a number from {} to {}", range.start(), range.end());
+    let number = reader.parsed(key, &expected, |text| {
+        coerce::float(text).filter(|number| range.contains(number))
+    })?;
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "within the range"
+    )]
+    let hundredths = (number * 100.0).round() as u32;
+    Some(hundredths)
 }
 
 fn success_exit_codes(reader: &mut Reader<'_>) -> BTreeSet<u8> {

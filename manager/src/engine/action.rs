@@ -293,6 +293,11 @@ pub enum Outcome {
     /// Everything of ours has been stopped and forgotten; the kernel may be stopped if nobody
     /// else has anything in it.
     ShutDown,
+    /// The same, because an essential watcher has ended for good.
+    EssentialEnded {
+        /// Its exit status, which shall be the manager's.
+        status: u8,
+    },
     /// Another manager has the lease.
     Replaced,
 }

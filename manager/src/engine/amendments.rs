@@ -26,6 +26,7 @@ use crate::command::{
     Stopping, Wait, WatcherResult,
 };
 use crate::config::amend::{self, AmendError, Changes};
+use crate::config::depend::cycle;
 use crate::config::difference::{Difference, SocketChange, WatcherChange, difference};
 use crate::config::model::{Configuration, Location, WatcherConfig};
 
@@ -98,6 +99,7 @@ impl Watcher {
                 self.base.clone()
             }
         };
+        let left_alone = self.standing == Standing::Removed(Stopping::Leave);
         if self.standing != Standing::Leaving {
             self.standing = match (&self.memory().removed, &config) {
                 (Some(removed), _) => Standing::Removed(removed.stopping),
@@ -107,6 +109,10 @@ impl Watcher {
         }
         if let Some(config) = config {
             self.take_options(cx, config, configuration);
+        }
+        if left_alone && self.standing == Standing::Configured {
+            // Nobody looked while it was nobody's.
+            self.look_anew(cx);
         }
         self.drop_obsolete_words();
     }
@@ -130,7 +136,12 @@ impl Watcher {
             // It may have been a hook that did not let it run.
             self.memory_mut().run = Some(Run::Running);
         }
+        let other_looks =
+            (&config.ready, &config.alive) != (&self.config.ready, &self.config.alive);
         self.config = config;
+        if other_looks {
+            self.look_anew(cx);
+        }
         if other_age {
             let (age, variance) = age(&self.config);
             self.children.set_expiries(|child| {
@@ -295,6 +306,7 @@ impl Engine {
         });
         watcher.standing = Standing::Configured;
         watcher.reconsider(&mut self.cx, &self.base);
+        watcher.look_anew(&mut self.cx);
         let now = self.cx.now;
         watcher.publish(&mut self.cx, now, EventAction::Add);
         if !request.start {
@@ -510,6 +522,15 @@ impl Engine {
             .filter(|it| !of_file.contains(&it.key) && it.standing != Standing::Retired)
             .map(|it| it.config.clone());
         watchers.extend(added);
+        if let Some(chain) = cycle(watchers.iter()) {
+            self.cx.log(
+                Level::Error,
+                format!(
+                    "depends_on goes in a circle, so none of these watchers can be started: {}",
+                    chain.join(" -> ")
+                ),
+            );
+        }
         self.configuration = Configuration {
             watchers,
             ..self.base.clone()

@@ -88,8 +88,11 @@ impl Children {
         due
     }
 
-    pub(super) fn next_timer(&self) -> Option<Moment> {
-        self.timers.first().map(|(at, _)| *at)
+    /// The next time that is still to come. Earlier ones may be noted again with every change of
+    /// a process, and must not hide it.
+    pub(super) fn next_timer(&self, now: Moment) -> Option<Moment> {
+        let to_come = (Moment(now.0.saturating_add(1)), ProcessId(0));
+        self.timers.range(to_come..).next().map(|(at, _)| *at)
     }
 
     /// How many nobody asked to stop.
@@ -208,10 +211,10 @@ mod tests {
         children.set_stop(ProcessId(1), stop(5));
         children.set_stop(ProcessId(1), stop(6));
         assert_eq!((children.settled(), children.stopping()), (1, 1));
-        assert_eq!(children.next_timer(), Some(Moment(6)));
+        assert_eq!(children.next_timer(Moment(0)), Some(Moment(6)));
         children.remove(ProcessId(1));
         assert_eq!((children.settled(), children.stopping()), (1, 0));
-        assert_eq!(children.next_timer(), None);
+        assert_eq!(children.next_timer(Moment(0)), None);
     }
 
     #[test]
@@ -220,7 +223,7 @@ mod tests {
         children.insert(ProcessId(1), child(Some(Moment(3))));
         assert_eq!(children.take_due(Moment(3)), [ProcessId(1)]);
         children.set_stop(ProcessId(1), stop(9));
-        assert_eq!(children.next_timer(), Some(Moment(9)));
+        assert_eq!(children.next_timer(Moment(3)), Some(Moment(9)));
     }
 
     #[test]

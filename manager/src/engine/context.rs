@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::action::{Action, Event, EventAction, Level};
+use super::dependencies::Neighbours;
 use super::ids::{
     CommandId, Epoch, Generation, HookId, Moment, ProbeId, ProcessId, Ticket, WatcherKey, WorkerId,
     WriteId,
@@ -78,11 +79,15 @@ pub(super) enum Fault {
     WaitForReadinessForEver,
     /// A rolling run stops processes without counting those that are ready.
     StopTooMany,
+    /// A process that does not answer any more is left as it is.
+    LetItHang,
+    /// Watchers start before those that they depend on.
+    IgnoreDependencies,
 }
 
 #[cfg(test)]
 impl Fault {
-    pub(super) const ALL: [Self; 19] = [
+    pub(super) const ALL: [Self; 21] = [
         Self::RememberTooLate,
         Self::PromiseTooEarly,
         Self::CountEndsTwice,
@@ -102,6 +107,8 @@ impl Fault {
         Self::ReadyTooEarly,
         Self::WaitForReadinessForEver,
         Self::StopTooMany,
+        Self::LetItHang,
+        Self::IgnoreDependencies,
     ];
 }
 
@@ -121,6 +128,8 @@ pub(super) struct Context {
     pub(super) flapping: Option<Flapping>,
     /// Spawns without an answer.
     pub(super) flights: BTreeMap<Ticket, (WatcherKey, WorkerId)>,
+    /// What watchers that depend on each other need to know of each other.
+    pub(super) neighbours: Neighbours,
     /// What became of commands that wait for watchers.
     pub(super) finished: Vec<(CommandId, WatcherOutcome)>,
     outbox: VecDeque<Action>,
@@ -157,6 +166,7 @@ impl Context {
             check_delay: Duration::ZERO,
             flapping: None,
             flights: BTreeMap::new(),
+            neighbours: Neighbours::default(),
             finished: Vec::new(),
             outbox: VecDeque::new(),
             last_ticket: 0,

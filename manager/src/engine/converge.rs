@@ -41,7 +41,18 @@ impl Watcher {
         if !self.memory().rollout.is_some_and(restarting) {
             self.forget_stop();
         }
-        if self.turn == Turn::Waiting || self.start_gate(cx) == Gate::Closed {
+        if let Some(awaiting) = &self.awaiting {
+            // What was to be replaced is gone; the rest is a start like any other.
+            let reason = format!("nothing of it runs any more, and it {}", awaiting.text());
+            if self.memory().rolling.is_some() {
+                self.conclude_run(cx, RunState::Superseded, Some(reason));
+            }
+            if self.memory().rollout.is_some() {
+                self.memory_mut().rollout = None;
+            }
+        }
+        let waits = self.turn == Turn::Waiting || self.awaiting.is_some();
+        if waits || self.start_gate(cx) == Gate::Closed {
             return;
         }
         match self.memory().rollout {
@@ -79,7 +90,8 @@ impl Watcher {
         }
         self.abandon_start(cx);
         let leaves_them = self.standing == Standing::Removed(Stopping::Leave);
-        if !leaves_them && self.stop_gate() == Gate::Open {
+        let waits = self.lets_others_go_first(cx);
+        if !leaves_them && !waits && self.stop_gate() == Gate::Open {
             self.stop_oldest(cx, usize::MAX, ProcessId(u64::MAX));
         }
         if !self.is_armed() {
@@ -366,13 +378,16 @@ impl Watcher {
 
     /// What holds it back, for people.
     pub(super) fn waits_for(&self, cx: &Context) -> Option<(String, Option<Moment>)> {
-        if self.stage == Stage::Down || !self.wanted() {
+        if !self.wanted() || self.stage == Stage::Down && self.awaiting.is_none() {
             return None;
         }
         if self.memory().suspended {
             let name = &self.config.name;
             let why = format!("no processes are started until: kingpole resume {name}");
             return Some((why, None));
+        }
+        if let Some(awaiting) = &self.awaiting {
+            return Some((awaiting.text().to_owned(), None));
         }
         if let Some(obstacle) = cx.sockets.obstacle(&self.uses) {
             return Some((obstacle.into_text(), None));

@@ -27,6 +27,8 @@ use crate::command::{Answer, Command, Refusal, RefusalKind, Stopping, Wait};
 #[derive(Debug, Default)]
 pub(super) struct Ending {
     how: How,
+    /// Exit status of the essential watcher that ended, if that is why.
+    status: Option<u8>,
     waiters: Vec<CommandId>,
     patience: Patience,
     swept: Swept,
@@ -158,12 +160,23 @@ impl Engine {
         if how <= self.ending.how {
             return;
         }
-        self.ending.how = how;
         self.cx.log(
             Level::Info,
             format!("the manager leaves ({})", request.verb()),
         );
+        self.begin_ending(how);
+    }
+
+    /// Everything of ours is stopped, and the manager ends with this status.
+    pub(super) fn begin_essential_ending(&mut self, status: u8) {
+        self.ending.status = Some(status);
+        self.begin_ending(How::Shutdown);
+    }
+
+    fn begin_ending(&mut self, how: How) {
+        self.ending.how = how;
         self.ending.cover(&mut self.watchers, &mut self.cx);
+        self.note_standpoints();
         // First signals in the order of stops, lowest priority first.
         for key in self.order.clone().iter().rev() {
             if let Some(watcher) = self.watchers.get_mut(key) {
@@ -179,7 +192,10 @@ impl Engine {
             How::Stay | How::Over => return,
             How::Detach => Outcome::Detached,
             How::Quit => Outcome::Quit,
-            How::Shutdown => Outcome::ShutDown,
+            How::Shutdown => match self.ending.status {
+                Some(status) => Outcome::EssentialEnded { status },
+                None => Outcome::ShutDown,
+            },
         };
         if outcome == Outcome::Detached {
             if self.cx.connected() && self.cx.writes_outstanding() {

@@ -13,7 +13,10 @@ use super::hook::{HookName, HookSubject};
 use super::ids::{Pid, ProcessId, WorkerId};
 use super::input::{EndCause, ProcessEnd};
 use super::labels::Identity;
-use super::limits::{CLEAN_EXIT_WAIT_MIN, PROVEN_BY_UPTIME};
+use super::limits::{
+    CLEAN_EXIT_WAIT_MIN, ENDS_REMEMBERED_MAX, PROVEN_BY_UPTIME, REASON_CHARACTERS_MAX,
+};
+use super::remember::{PastEnd, StopRecord};
 use super::watcher::Watcher;
 use super::worker::{Drained, Ended};
 use crate::engine::Moment;
@@ -24,6 +27,8 @@ pub(super) struct Deceased {
     pub(super) identity: Identity,
     pub(super) pid: Pid,
     pub(super) started: Moment,
+    /// What it failed at, if that is why it was stopped.
+    pub(super) failure: Option<String>,
 }
 
 impl Watcher {
@@ -62,6 +67,7 @@ impl Watcher {
             identity: child.identity,
             pid,
             started: child.started,
+            failure: child.progress.why.filter(|_| child.stop.is_some()),
         };
         self.account(cx, process, &deceased, end);
         self.ended.insert(process, Ended { worker, pid });
@@ -102,6 +108,10 @@ impl Watcher {
             if current.started.len() == begun {
                 current.stopped.push(pid);
             }
+        }
+        // What somebody wanted gone asks no questions.
+        if stopped.is_none_or(|how| how.failed || how.cause.spends()) {
+            self.remember_end(deceased, end, stopped);
         }
         match stopped {
             Some(how) => {
@@ -157,6 +167,28 @@ impl Watcher {
         );
         let worker = deceased.identity.worker;
         self.run_judges_end(cx, process, worker, deceased.pid, &how)
+    }
+
+    fn remember_end(&mut self, deceased: &Deceased, end: ProcessEnd, stopped: Option<StopRecord>) {
+        let why = stopped.map(|how| {
+            let failure = deceased.failure.as_ref().filter(|_| how.failed);
+            let why = failure.map_or_else(|| how.describe().to_owned(), Clone::clone);
+            why.chars().take(REASON_CHARACTERS_MAX).collect()
+        });
+        let lived = end.at.since(deceased.started).as_millis();
+        let past = PastEnd {
+            worker: deceased.identity.worker,
+            pid: deceased.pid,
+            at: end.at,
+            lived_ms: u64::try_from(lived).unwrap_or(u64::MAX),
+            exit_code: end.cause.exit_code(),
+            why,
+        };
+        let ends = &mut self.memory_mut().ends;
+        if ends.len() >= ENDS_REMEMBERED_MAX {
+            ends.pop_front();
+        }
+        ends.push_back(past);
     }
 
     fn spend(&mut self) {

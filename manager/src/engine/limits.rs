@@ -46,6 +46,12 @@ pub const VERSIONS_BYTES_MAX: usize = 96 << 10;
 /// program that cannot start has usually said so by then.
 pub const PROVEN_BY_UPTIME: Duration = Duration::from_secs(1);
 
+/// Ends of processes that are remembered of each watcher, for people who ask why.
+pub const ENDS_REMEMBERED_MAX: usize = 5;
+
+/// Characters of a reason that are remembered with an end.
+pub const REASON_CHARACTERS_MAX: usize = 300;
+
 /// A value that the kernel refused is offered again after this long.
 pub const VALUE_RETRY: Duration = Duration::from_secs(10);
 
@@ -58,10 +64,6 @@ pub const SOCKET_RETRY_MAX: Duration = Duration::from_secs(30);
 /// How long leaving waits for the output of ended processes to be stored. What is not stored by
 /// then stays in the kernel for the next manager.
 pub const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
-
-/// Back-off is lengthened by a random part of itself, so that many do not come back at once: at
-/// most one in so many.
-pub const JITTER_PARTS: u64 = 10;
 
 /// Compiled size of a regular expression for names, bytes; far more than anybody writes by hand.
 pub const REGEX_BYTES_MAX: usize = 1 << 18;

@@ -234,21 +234,26 @@ impl Engine {
             if dirty.is_empty() {
                 break;
             }
-            let Self {
-                order,
-                watchers,
-                cx,
-                ..
-            } = self;
-            for key in order.iter().filter(|key| dirty.contains(*key)) {
-                if let Some(watcher) = watchers.get_mut(key) {
-                    watcher.settle(cx);
+            let keys: Vec<WatcherKey> = self
+                .order
+                .iter()
+                .filter(|it| dirty.contains(it))
+                .cloned()
+                .collect();
+            for key in &keys {
+                self.note_standpoint(key);
+            }
+            for key in keys {
+                if let Some(watcher) = self.watchers.get_mut(&key) {
+                    watcher.settle(&mut self.cx);
+                    self.note_standpoint(&key);
                 }
             }
             self.rewrite();
             self.bury();
         }
         self.await_connections();
+        self.leave_with_essential();
         self.collect_outcomes();
         self.cx.release_promises();
         self.advance_ending();
@@ -311,6 +316,7 @@ impl Engine {
                 watcher.flush(&mut self.cx);
             }
             self.order.retain(|other| *other != key);
+            self.note_standpoint(&key);
         }
     }
 

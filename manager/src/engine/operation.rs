@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::action::EventAction;
 use super::context::Context;
+use super::dependencies::Awaiting;
 use super::flapping::Flaps;
 use super::ids::{CommandId, Pid, ProcessId};
 use super::limits::{NUMPROCESSES_MAX, OPERATION_ATTEMPTS_MAX};
@@ -366,6 +367,9 @@ impl Watcher {
         if self.memory().suspended {
             let reason = self.waits_for(cx).map(|(reason, _)| reason);
             return Some((WatcherResult::Failed, reason));
+        }
+        if let Some(Awaiting::Stuck(reason)) = &self.awaiting {
+            return Some((WatcherResult::Failed, Some(reason.clone())));
         }
         if let Some(Obstacle::Failed(reason)) = cx.sockets.obstacle(&self.uses) {
             return Some((

@@ -3,9 +3,10 @@
 //! | readiness  | meaning                                    | next                                   |
 //! |------------|--------------------------------------------|----------------------------------------|
 //! | `Starting` | it runs, and its probe has not passed yet  | passed: `Ready`; too late: `Unready`   |
-//! | `Ready`    | it works; so is what has no `ready` option | stays                                  |
-//! | `Unready`  | it has failed to start, and is replaced    | its end, which counts as a failure     |
+//! | `Ready`    | it works; so is what has no `ready` option | stays, unless `alive` fails: `Unready`  |
+//! | `Unready`  | it has failed, and is replaced             | its end, which counts as a failure     |
 //!
+//! Looks at what is ready are in [`super::liveness`].
 //! [`Watcher::is_ready`] is the one place that says whether a process counts; reloads and starts ask it.
 //!
 //! That a process is not ready yet is remembered before it is started (`Memory::starting`), and
@@ -29,24 +30,26 @@ use super::worker::Child;
 use crate::command::{Readiness, Stopping};
 use crate::config::model::Probe;
 
-/// How far a process is on its way to be ready.
+/// How far a process is on its way to be ready, and what is known of it since.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Progress {
     pub(super) readiness: Readiness,
     /// Why the last look failed.
     pub(super) why: Option<String>,
+    /// How many looks have failed in a row since it was ready.
+    pub(super) failures: u32,
     /// When it has to be ready at the latest; never, while it only has to run for a while.
-    deadline: Option<Moment>,
+    pub(super) deadline: Option<Moment>,
     /// When to look next.
-    look_at: Option<Moment>,
-    running: Option<Running>,
+    pub(super) look_at: Option<Moment>,
+    pub(super) running: Option<Running>,
 }
 
 /// A look that was asked for and not answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Running {
-    probe: ProbeId,
-    late_at: Moment,
+pub(super) struct Running {
+    pub(super) probe: ProbeId,
+    pub(super) late_at: Moment,
 }
 
 impl Progress {
@@ -54,6 +57,7 @@ impl Progress {
     pub(super) const READY: Self = Self {
         readiness: Readiness::Ready,
         why: None,
+        failures: 0,
         deadline: None,
         look_at: None,
         running: None,
@@ -97,7 +101,7 @@ impl Watcher {
         }
     }
 
-    /// Why a process is not ready, for people; nothing for one that is.
+    /// Why a process is not ready, or may not be for long, for people; nothing for one that is well.
     pub(super) fn unready_reason(&self, child: &Child) -> Option<String> {
         if child.stopping() {
             return Some("it was asked to stop".to_owned());
@@ -106,7 +110,7 @@ impl Watcher {
             return Some("hook after_spawn has not answered".to_owned());
         }
         match (&child.progress.readiness, &self.config.ready.probe) {
-            (Readiness::Ready, _) => None,
+            (Readiness::Ready, _) => self.alive_note(&child.progress),
             (Readiness::Unready, _) => child.progress.why.clone(),
             (Readiness::Starting, probe) => {
                 let what = probe
@@ -135,10 +139,10 @@ impl Watcher {
         started: Moment,
     ) -> Progress {
         let Some(probe) = &self.config.ready.probe else {
-            return Progress::READY;
+            return self.ready_progress(cx);
         };
         if !self.memory().starting.contains(&worker) {
-            return Progress::READY;
+            return self.ready_progress(cx);
         }
         let (look_at, deadline) = match probe {
             Probe::Uptime(time) => (started + *time, None),
@@ -152,6 +156,7 @@ impl Watcher {
         Progress {
             readiness: Readiness::Starting,
             why: None,
+            failures: 0,
             deadline,
             look_at: Some(look_at),
             running: None,
@@ -186,11 +191,14 @@ impl Watcher {
         let Some(child) = self.children.get(process).filter(|it| !it.stopping()) else {
             return;
         };
-        let (worker, pid) = (child.worker(), child.pid);
         let mut progress = child.progress.clone();
-        let left_alone = self.standing == Standing::Removed(Stopping::Leave);
-        if progress.readiness != Readiness::Starting || left_alone {
+        if self.standing == Standing::Removed(Stopping::Leave) {
             return;
+        }
+        match progress.readiness {
+            Readiness::Starting => {}
+            Readiness::Ready => return self.look_alive(cx, process),
+            Readiness::Unready => return,
         }
         if let Some(late) = progress.running.take_if(|it| it.late_at <= cx.now) {
             cx.cancel_probe(late.probe);
@@ -213,26 +221,39 @@ impl Watcher {
                 return;
             }
             Some(probe) if due => {
-                let limit = self.config.ready.probe_limit.max(Duration::from_millis(1));
-                let probe_id = cx.next_probe(&self.key, process);
+                let limit = self.config.ready.probe_limit;
                 progress.look_at = None;
-                progress.running = Some(Running {
-                    probe: probe_id,
-                    late_at: cx.now + limit,
-                });
-                cx.push(Action::Probe(ProbeRequest {
-                    id: probe_id,
-                    watcher: self.key.clone(),
-                    worker,
-                    process,
-                    pid,
-                    probe,
-                    limit,
-                }));
+                progress.running = self.send_probe(cx, process, probe, limit);
             }
             None | Some(_) => {}
         }
         self.children.set_progress(process, progress);
+    }
+
+    /// Has a look taken at a process.
+    pub(super) fn send_probe(
+        &self,
+        cx: &mut Context,
+        process: ProcessId,
+        probe: Probe,
+        limit: Duration,
+    ) -> Option<Running> {
+        let child = self.children.get(process)?;
+        let limit = limit.max(Duration::from_millis(1));
+        let id = cx.next_probe(&self.key, process);
+        cx.push(Action::Probe(ProbeRequest {
+            id,
+            watcher: self.key.clone(),
+            worker: child.worker(),
+            process,
+            pid: child.pid,
+            probe,
+            limit,
+        }));
+        Some(Running {
+            probe: id,
+            late_at: cx.now + limit,
+        })
     }
 
     /// A probe was answered.
@@ -251,6 +272,9 @@ impl Watcher {
             return;
         }
         progress.running = None;
+        if progress.is_ready() {
+            return self.handle_alive(cx, process, outcome);
+        }
         match outcome {
             ProbeOutcome::Passed => {
                 self.children.set_progress(process, progress);
@@ -280,7 +304,8 @@ impl Watcher {
         let (worker, pid) = (child.worker(), child.pid);
         let took = cx.now.since(child.started).as_secs_f64();
         self.stop_looking(cx, process);
-        self.children.set_progress(process, Progress::READY);
+        let progress = self.ready_progress(cx);
+        self.children.set_progress(process, progress);
         self.memory_mut().starting.remove(&worker);
         #[cfg(test)]
         if cx.fault == Fault::ForgetReadiness {
@@ -301,12 +326,23 @@ impl Watcher {
         let Some(child) = self.children.get(process) else {
             return;
         };
-        let (worker, pid) = (child.worker(), child.pid);
         let took = cx.now.since(child.started).as_secs_f64();
-        let mut progress = child.progress.clone();
-        let last = progress.why.take();
+        let last = child.progress.why.as_ref();
         let last = last.map_or_else(String::new, |why| format!(": {why}"));
-        let error = format!("it was not ready after {took:.1} s{last}");
+        self.fail(
+            cx,
+            process,
+            format!("it was not ready after {took:.1} s{last}"),
+        );
+    }
+
+    /// Replaces a process that does not do what it should; its end will count as a failure.
+    pub(super) fn fail(&mut self, cx: &mut Context, process: ProcessId, error: String) {
+        let Some(child) = self.children.get(process) else {
+            return;
+        };
+        let (worker, pid) = (child.worker(), child.pid);
+        let mut progress = child.progress.clone();
         cx.log(
             Level::Error,
             format!(
@@ -350,6 +386,21 @@ impl Watcher {
         self.children.set_progress(process, progress);
     }
 
+    /// Other looks are asked for from now on: those that are being taken are begun anew.
+    pub(super) fn look_anew(&mut self, cx: &mut Context) {
+        let all: Vec<ProcessId> = self.children.iter().map(|(process, _)| process).collect();
+        for process in all {
+            self.stop_looking(cx, process);
+            let Some(child) = self.children.get(process) else {
+                continue;
+            };
+            if !child.stopping() && child.progress.readiness != Readiness::Unready {
+                let progress = self.first_progress(cx, child.worker(), child.started);
+                self.children.set_progress(process, progress);
+            }
+        }
+    }
+
     /// After a connection: nobody looked while there was none.
     pub(super) fn resume_looking(&self, cx: &Context, child: &mut Child) {
         let progress = &mut child.progress;
@@ -361,7 +412,8 @@ impl Watcher {
 
     /// The connection is gone: what is not ready is looked at again on the next one.
     pub(super) fn drop_probes(&mut self, cx: &mut Context) {
-        if self.children.ready() == self.children.len() {
+        let looks = self.config.ready.probe.is_some() || self.config.alive.probe.is_some();
+        if !looks && self.memory().starting.is_empty() {
             return;
         }
         let looked_at: Vec<ProcessId> = self

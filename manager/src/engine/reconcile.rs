@@ -88,6 +88,7 @@ impl Engine {
             }
         }
         self.refresh_recovered();
+        self.note_standpoints();
         self.ending.cover(&mut self.watchers, &mut self.cx);
         self.touch_all();
     }
@@ -282,6 +283,7 @@ impl Watcher {
                     identity,
                     pid,
                     started,
+                    failure: None,
                 };
                 self.account(cx, id, &deceased, end);
                 self.ended.insert(id, Ended { worker, pid });

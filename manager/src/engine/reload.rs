@@ -110,6 +110,7 @@ impl Watcher {
             ReloadMethod::Terminate | ReloadMethod::Graceful if old == 0 => {
                 self.finish_rollout(cx, rollout.method);
             }
+            ReloadMethod::Terminate if self.lets_others_go_first(cx) => {}
             ReloadMethod::Terminate if self.stop_gate() == Gate::Closed => {}
             ReloadMethod::Terminate => self.stop_oldest(cx, usize::MAX, rollout.through),
             ReloadMethod::Graceful => self.roll_gracefully(cx, rollout, old),
@@ -129,7 +130,8 @@ impl Watcher {
                     self.stage = Stage::Rising;
                 }
                 self.forget_stop();
-                if self.start_gate(cx) == Gate::Closed {
+                self.awaiting = self.awaits(cx);
+                if self.awaiting.is_some() || self.start_gate(cx) == Gate::Closed {
                     return;
                 }
             }

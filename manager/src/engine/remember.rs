@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use super::flapping::Flaps;
-use super::ids::{Moment, ProcessId, WatcherKey, WorkerId};
+use super::ids::{Moment, Pid, ProcessId, WatcherKey, WorkerId};
 use super::operation::Operation;
 use super::restart_policy::Failures;
 use super::rolling::{Rolled, Rolling, Version};
@@ -89,6 +89,9 @@ pub(super) struct Memory {
     /// Worker ids whose processes are not ready yet, where the watcher says when that is.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub(super) starting: BTreeSet<WorkerId>,
+    /// The last ends that nobody asked for, the newest one last.
+    #[serde(skip_serializing_if = "VecDeque::is_empty")]
+    pub(super) ends: VecDeque<PastEnd>,
     /// How many processes ended by themselves and were replaced.
     #[serde(skip_serializing_if = "is_zero_u64")]
     pub(super) restarts: u64,
@@ -281,6 +284,37 @@ impl StopRecord {
     }
 }
 
+/// What is remembered of a process that ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PastEnd {
+    /// Which worker it was.
+    pub(super) worker: WorkerId,
+    /// Linux's number.
+    pub(super) pid: Pid,
+    /// When it ended.
+    pub(super) at: Moment,
+    /// How long it had run, milliseconds.
+    pub(super) lived_ms: u64,
+    /// Exit status, or the negative number of the signal.
+    pub(super) exit_code: i32,
+    /// Why it was stopped, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) why: Option<String>,
+}
+
+impl StopRecord {
+    /// Why, for people.
+    pub(super) const fn describe(&self) -> &'static str {
+        match self.cause {
+            StopCause::Unwanted => "it was asked to stop",
+            StopCause::Aged => "it was older than max_age",
+            StopCause::Outgrown => "it had more memory than max_rss",
+            StopCause::Killed if self.failed => "it failed a probe",
+            StopCause::Killed => "an operator killed it",
+        }
+    }
+}
+
 /// Why a process is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -348,6 +382,7 @@ mod tests {
             admitted: false,
             unproven: BTreeSet::new(),
             starting: BTreeSet::new(),
+            ends: VecDeque::new(),
             restarts: 12,
             flaps: Flaps::default(),
             options: BTreeMap::new(),

@@ -110,7 +110,8 @@ fn is_starting(watcher: &Watcher, cx: &Context) -> bool {
         // A slow hook of one watcher holds back nobody else.
         // Neither does one whose processes take long to be ready; `depends_on` is for that.
         None => {
-            watcher.hooks.hold_back_start()
+            watcher.awaiting.is_some()
+                || watcher.hooks.hold_back_start()
                 || watcher.waits_for(cx).is_some()
                 || watcher.all_run(cx)
         }

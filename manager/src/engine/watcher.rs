@@ -20,6 +20,7 @@ use super::children::Children;
 use super::context::Context;
 #[cfg(test)]
 use super::context::Fault;
+use super::dependencies::Awaiting;
 use super::fingerprint::{fingerprint, program};
 use super::hook::{HookName, HookSubject};
 use super::hooks::{Gate, Hooks};
@@ -82,6 +83,8 @@ pub(super) struct Watcher {
     /// What is remembered of its options has changed, and has to be worked out before anything is
     /// done.
     pub(super) rewritten: bool,
+    /// What it depends on and is not there, if that keeps it from starting.
+    pub(super) awaiting: Option<Awaiting>,
 }
 
 /// Whether the watcher may have processes at all.
@@ -165,6 +168,7 @@ impl Watcher {
             hooks: Hooks::default(),
             pulse: Pulse::default(),
             rewritten: false,
+            awaiting: None,
         }
     }
 
@@ -337,6 +341,7 @@ impl Watcher {
         self.prune_proofs();
         self.prune_starting(cx);
         self.end_late_call(cx);
+        self.awaiting = self.awaits(cx);
         // Each round finishes a command and begins the next, or decides for a hook that is not
         // there any more, so it ends with the queues.
         loop {
@@ -355,6 +360,10 @@ impl Watcher {
     }
 
     fn update_stage(&mut self, cx: &mut Context) {
+        if self.rewritten {
+            // Nothing was decided, and what has to come before a start was not asked for.
+            return;
+        }
         if self.standing == Standing::Removed(Stopping::Leave) {
             // Nobody is told anything more of what was left to itself.
             self.stage = Stage::Down;
@@ -441,7 +450,7 @@ impl Watcher {
         warm_up
             .chain(value)
             .chain(back_off)
-            .chain(self.children.next_timer())
+            .chain(self.children.next_timer(cx.now))
             .chain(self.hooks.deadline())
             .chain(self.flapping_until())
             .chain(self.next_measure())

@@ -59,6 +59,8 @@ pub enum Ended {
     Finished(Outcome),
     /// The engine had finished everything and the kernel has ended too.
     KernelEnded,
+    /// An essential watcher has ended for good, and everything is finished. Its exit status.
+    EssentialEnded(u8),
     /// Everything is finished, but others keep the kernel.
     KernelKept(String),
     /// Another manager holds the lease.
@@ -572,7 +574,10 @@ impl Running {
         if let (Outcome::Detached, Upgrading::Leaving(plan)) = (outcome, &self.upgrading) {
             return Ended::Upgrading(plan.clone());
         }
-        if matches!(outcome, Outcome::Quit | Outcome::ShutDown) {
+        if matches!(
+            outcome,
+            Outcome::Quit | Outcome::ShutDown | Outcome::EssentialEnded { .. }
+        ) {
             // Nobody comes to serve those who would wait in them.
             let listeners = manager.listeners.clone();
             let _ = spawn_blocking(move || listeners.close_all()).await;
@@ -580,13 +585,16 @@ impl Running {
         let Some(fence) = manager
             .link
             .fence()
-            .filter(|_| outcome == Outcome::ShutDown)
+            .filter(|_| matches!(outcome, Outcome::ShutDown | Outcome::EssentialEnded { .. }))
         else {
             return Ended::Finished(outcome);
         };
         let socket = manager.link.socket().to_owned();
         let namespace = manager.namespace.clone();
         let end = spawn_blocking(move || farewell::say(&socket, fence, &namespace)).await;
+        if let Outcome::EssentialEnded { status } = outcome {
+            return Ended::EssentialEnded(status);
+        }
         match end {
             Ok(KernelEnd::Ended) => Ended::KernelEnded,
             Ok(KernelEnd::Stays(reason)) => Ended::KernelKept(reason),

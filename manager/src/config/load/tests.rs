@@ -463,6 +463,46 @@ fn messages_do_not_show_what_variables_stand_for() {
 }
 
 #[test]
+fn readiness_and_what_belongs_to_it_is_read() {
+    let read = watcher(
+        "ready = TCP 127.0.0.1:80$(circus.wid)\nready_timeout = 5\nready_interval = 0.5\n\
+         alive = exec check me\nalive_interval = 4\nalive_failures = 2\nessential = on\n\
+         backoff_factor = 1.5\nbackoff_jitter = 0",
+    );
+    assert_eq!(
+        read.ready.probe.map(|probe| probe.to_string()).as_deref(),
+        Some("tcp 127.0.0.1:80$(circus.wid)")
+    );
+    assert_eq!(read.ready.timeout.as_secs(), 5);
+    assert_eq!(read.alive.grace.as_secs(), 4);
+    assert_eq!(read.alive.failures, 2);
+    assert!(read.essential);
+    assert_eq!(read.backoff.factor_percent, 150);
+    assert_eq!(read.backoff.jitter_percent, 0);
+}
+
+#[test]
+fn what_is_wrong_about_readiness_is_said_with_its_place() {
+    for (line, problem) in [
+        ("ready = htp http://x/", "did you mean http?"),
+        ("ready = tcp 80", "needs HOST:PORT behind tcp"),
+        ("ready_interval = 0", "must be at least 0.1 s"),
+        ("alive = uptime 3", "must be tcp HOST:PORT"),
+        ("alive_failures = 0", "must be from 1 to 1000: 0"),
+        ("backoff_factor = 0.5", "is not a number from 1 to 100"),
+        (
+            "depends_on = v",
+            "names a watcher that does not exist: \"v\"; did you mean w?",
+        ),
+        ("depends_on = w", "goes in a circle: w -> w"),
+    ] {
+        let message = error(&format!("[watcher:w]\ncmd = x\n{line}\n"));
+        assert!(message.contains(problem), "{line}: {message}");
+        assert!(message.contains("line 3 of"), "{line}: {message}");
+    }
+}
+
+#[test]
 fn sockets_that_do_not_exist_are_named() {
     let text = "[socket:web]\nport = 1\n[watcher:w]\ncmd = x $(circus.sockets.WEB) ((circus.sockets.wbe))\n";
     let found = warning(text);

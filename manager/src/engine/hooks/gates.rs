@@ -46,10 +46,12 @@ impl Watcher {
         Gate::Open
     }
 
-    /// Whether the stage has to stay down until a hook has answered.
+    /// Whether the stage has to stay down: a hook has to answer first, or another watcher to be up.
     pub(in crate::engine) fn start_is_held_back(&self) -> bool {
-        self.hooks
-            .has(|call| call == Call::BeforeStart || is_after_stop(call))
+        let hooked = self
+            .hooks
+            .has(|call| call == Call::BeforeStart || is_after_stop(call));
+        hooked || self.awaiting.is_some()
     }
 
     /// Processes were found running: no start, so its hooks are not called. That is said.

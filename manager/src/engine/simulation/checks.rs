@@ -12,7 +12,7 @@ use crate::config::model::WatcherConfig;
 use crate::engine::WatcherKey;
 use crate::engine::labels;
 use crate::engine::remember::{Memory, Run, StopReason};
-use crate::engine::watcher::{Standing, Watcher};
+use crate::engine::watcher::{Stage, Standing, Watcher};
 
 /// How long the world may take to come to rest: the longest back-off and graceful timeout, some
 /// rounds of them.
@@ -24,7 +24,7 @@ const POLLS_AT_REST_MAX: u64 = 50;
 
 /// Lets the world come to rest, checks it, and checks that it stays so.
 pub(super) fn settle_down(world: &mut World) -> Result<(), String> {
-    world.kernel.calm_down();
+    world.kernel.calm_down(world.now);
     world.hooks.calm_down();
     world.probes.calm_down();
     world.note(|| "--- faults stop".to_owned());
@@ -117,7 +117,9 @@ fn stays_at_rest(world: &mut World) -> Result<(), String> {
     );
     while world.jump(limit)? {
         run_dry(world)?;
-        if world.polls - polls > POLLS_AT_REST_MAX {
+        let looks = |watcher: &WatcherConfig| watcher.alive.probe.is_some();
+        let looks = world.configuration.watchers.iter().any(looks);
+        if !looks && world.polls - polls > POLLS_AT_REST_MAX {
             return Err("the engine does not rest".to_owned());
         }
     }
@@ -133,7 +135,22 @@ fn stays_at_rest(world: &mut World) -> Result<(), String> {
 /// What must be true now.
 fn at_rest(world: &World) -> Result<(), String> {
     if let Some(command) = world.waiting.keys().next() {
-        return Err(format!("command {command} has no answer"));
+        let watchers = world
+            .engine
+            .iter()
+            .flat_map(|engine| engine.watchers.values());
+        let busy: Vec<String> = watchers
+            .filter(|watcher| watcher.memory().current.is_some())
+            .map(|it| {
+                format!(
+                    "{}: {:?}, waits: {:?}",
+                    it.key,
+                    it.memory().current,
+                    it.awaiting
+                )
+            })
+            .collect();
+        return Err(format!("command {command} has no answer; busy: {busy:?}"));
     }
     for config in world.configuration.watchers.iter().chain([&extra()]) {
         check_watcher(world, config)?;
@@ -144,7 +161,10 @@ fn at_rest(world: &World) -> Result<(), String> {
         if watcher.standing == Standing::Removed(Stopping::Leave) {
             continue;
         }
-        let ready = if watcher.wanted() {
+        check_answering(world, &watcher.config, &watcher.key)?;
+        let ready = if watcher.wanted() && watcher.awaiting.is_some() {
+            watcher.empty()
+        } else if watcher.wanted() {
             watcher.complete(&engine.cx)
         } else {
             watcher.empty()
@@ -153,7 +173,10 @@ fn at_rest(world: &World) -> Result<(), String> {
         let idle = memory.current.is_none()
             && memory.queue.is_empty()
             && (ageing || memory.stopping.is_empty() && memory.stopping_through.is_none());
-        let idle = idle && watcher.hooks.idle() && !memory.admitted && memory.unproven.is_empty();
+        let idle = idle
+            && watcher.hooks.idle()
+            && (!memory.admitted || watcher.awaiting.is_some())
+            && memory.unproven.is_empty();
         let idle = idle && memory.starting.is_empty();
         if watcher.flapping_until().is_some() {
             return Err(format!("{} flaps", watcher.key));
@@ -260,6 +283,9 @@ fn check_watcher(world: &World, config: &WatcherConfig) -> Result<(), String> {
         return Err(format!("{key} was removed and has {live} processes"));
     }
     check_options(world, &key, &words.args(config))?;
+    if live == 0 && lacks_dependency(world, &key) {
+        return Ok(());
+    }
     let watcher = world
         .engine
         .as_ref()
@@ -322,6 +348,32 @@ fn check_resting(world: &World, config: &WatcherConfig, live: usize) -> Result<(
         return Err(format!("{key} rests and would not hear of a connection"));
     }
     Ok(())
+}
+
+/// Whether something that a watcher depends on is missing or has nothing that runs.
+fn lacks_dependency(world: &World, key: &WatcherKey) -> bool {
+    let engine = world.engine.as_ref();
+    let Some(watcher) = engine.and_then(|engine| engine.watchers.get(key)) else {
+        return false;
+    };
+    let mut names = watcher.config.depends_on.iter();
+    names.any(|name| {
+        let other = WatcherKey::of(name);
+        let engine = engine.and_then(|engine| engine.watchers.get(&other));
+        engine.is_none_or(|other| other.stage != Stage::Up)
+    })
+}
+
+/// Nothing hangs where somebody looks.
+fn check_answering(world: &World, config: &WatcherConfig, key: &WatcherKey) -> Result<(), String> {
+    if config.alive.probe.is_none() {
+        return Ok(());
+    }
+    let hangs = |process: &&SimProcess| !world.kernel.is_ready(process.held.id, world.now);
+    match live_of(world, key).find(hangs) {
+        Some(process) => Err(format!("{} hangs and is left alone", process.held.name)),
+        None => Ok(()),
+    }
 }
 
 /// Whether any process ended by itself, without which nothing flaps.

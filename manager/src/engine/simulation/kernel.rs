@@ -21,6 +21,8 @@ pub(in crate::engine) struct Behaviour {
     pub(in crate::engine) obeys_after: Option<Duration>,
     /// When it is ready, or never.
     pub(in crate::engine) ready_at: Option<Moment>,
+    /// From when on it does not answer any more.
+    pub(in crate::engine) hangs_at: Option<Moment>,
 }
 
 #[derive(Clone, Debug)]
@@ -47,6 +49,8 @@ pub(in crate::engine) struct Weather {
     pub(in crate::engine) refused_values: u64,
     /// One in so many children is never ready.
     pub(in crate::engine) never_ready: u64,
+    /// One in so many children stops answering after a while.
+    pub(in crate::engine) hanging: u64,
 }
 
 #[derive(Debug)]
@@ -127,6 +131,11 @@ impl SimKernel {
         self.history.ends.clear();
         self.history.acknowledged.clear();
         self.history.lives.clear();
+    }
+
+    /// Whether it ever gave out this number; a new one counts from one again.
+    pub(in crate::engine) const fn has_given_out(&self, process: ProcessId) -> bool {
+        process.0 < self.next_process
     }
 
     /// A manager takes the lease and lists everything.
@@ -354,6 +363,8 @@ impl SimKernel {
             .then(|| random.duration_up_to(Duration::from_secs(2)));
         let ready_at = (!one_in(random, self.weather.never_ready))
             .then(|| now + random.duration_up_to(READY_WITHIN));
+        let hangs_at = one_in(random, self.weather.hanging)
+            .then(|| now + READY_WITHIN + random.duration_up_to(Duration::from_secs(60)));
         let held = HeldProcess {
             id,
             name: name.to_owned(),
@@ -368,6 +379,7 @@ impl SimKernel {
                 dies_at,
                 obeys_after,
                 ready_at,
+                hangs_at,
             },
             killed_by: None,
             ended_by_itself: false,
@@ -429,7 +441,12 @@ impl SimKernel {
 
     /// Whether a process is what its `ready` option asks for.
     pub(in crate::engine) fn is_ready(&self, process: ProcessId, now: Moment) -> bool {
-        let ready = |it: &SimProcess| it.behaviour.ready_at.is_some_and(|at| at <= now);
+        let ready = |it: &SimProcess| {
+            let Behaviour {
+                ready_at, hangs_at, ..
+            } = it.behaviour;
+            ready_at.is_some_and(|at| at <= now) && hangs_at.is_none_or(|at| at > now)
+        };
         self.processes.get(&process).is_some_and(ready)
     }
 
@@ -481,7 +498,7 @@ impl SimKernel {
     }
 
     /// From now on children live on unless they are asked to stop.
-    pub(in crate::engine) fn calm_down(&mut self) {
+    pub(in crate::engine) fn calm_down(&mut self, now: Moment) {
         self.weather = Weather {
             short_lived: 0,
             stubborn: self.weather.stubborn,
@@ -489,9 +506,12 @@ impl SimKernel {
             failing_sockets: 0,
             refused_values: 0,
             never_ready: 0,
+            hanging: 0,
         };
         for process in self.processes.values_mut() {
             process.behaviour.dies_at = None;
+            let hangs = process.behaviour.hangs_at;
+            process.behaviour.hangs_at = hangs.filter(|at| *at <= now);
         }
     }
 }

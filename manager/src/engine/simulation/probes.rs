@@ -14,6 +14,8 @@ use crate::engine::{Input, Moment, Pid, ProbeId, ProbeOutcome, ProbeRequest};
 pub(super) struct SimProbes {
     /// One in so many never comes back.
     lost: u64,
+    /// One in so many may come too late.
+    slow: u64,
     /// When each comes back, if it does.
     running: BTreeMap<ProbeId, (ProbeRequest, Option<Moment>)>,
     /// Those whose outcome is on its way.
@@ -27,6 +29,7 @@ impl SimProbes {
                 Mood::Quiet => 0,
                 Mood::Wild => 10,
             },
+            slow: 5,
             running: BTreeMap::new(),
             answered: BTreeSet::new(),
         }
@@ -46,7 +49,7 @@ impl SimProbes {
         if let Some((twin, _)) = twin {
             return Err(format!("{} is looked at twice at a time", twin.process));
         }
-        let most = if one_in(random, 5) {
+        let most = if one_in(random, self.slow) {
             request.limit * 2
         } else {
             Duration::from_millis(50)
@@ -99,6 +102,7 @@ impl SimProbes {
 
     pub(super) fn calm_down(&mut self) {
         self.lost = 0;
+        self.slow = 0;
     }
 
     /// Nothing is being looked at.

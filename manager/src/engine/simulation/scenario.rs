@@ -113,7 +113,24 @@ fn watcher(random: &mut Random, index: u64, mood: Mood, hooked: Hooked) -> Watch
         }
         _ => {}
     }
+    // Later ones depend on earlier ones, so there is no circle.
+    let below = ["web", "two words"];
+    let below = below.get(..usize::try_from(index % 3).unwrap_or(0));
+    let depends_on: Vec<&str> = below
+        .into_iter()
+        .flatten()
+        .copied()
+        .filter(|_| one_in(random, 3))
+        .collect();
+    if !depends_on.is_empty() {
+        put("depends_on", depends_on.join(", "));
+    }
     if mood == Mood::Wild {
+        if one_in(random, 3) {
+            put("alive", "tcp 127.0.0.1:2".to_owned());
+            put("alive_interval", "10".to_owned());
+            put("alive_failures", (1 + random.up_to(2)).to_string());
+        }
         put("autostart", (!one_in(random, 6)).to_string());
         put("respawn", (!one_in(random, 6)).to_string());
         let singleton = numprocesses <= 1 && one_in(random, 4);
@@ -215,6 +232,10 @@ pub(super) fn weather(random: &mut Random, mood: Mood) -> Weather {
         failing_spawns: [0, 0, 3, 8][usize::try_from(random.up_to(3)).unwrap_or(0)],
         failing_sockets: [0, 2][usize::from(one_in(random, 2))],
         never_ready: match mood {
+            Mood::Quiet => 0,
+            Mood::Wild => [0, 5][usize::from(one_in(random, 2))],
+        },
+        hanging: match mood {
             Mood::Quiet => 0,
             Mood::Wild => [0, 5][usize::from(one_in(random, 2))],
         },

@@ -384,11 +384,37 @@ impl World {
         }
         self.hooks
             .check(&action, &self.configuration, &self.kernel)?;
+        self.check_dependencies(&action)?;
         let answers = self.kernel.execute(&action, self.now, &mut self.random)?;
         if let Some(session) = &mut self.session {
             session.incoming.extend(answers);
         }
         self.check_twins()
+    }
+
+    /// No first process of a watcher before there ever was one of what it depends on.
+    fn check_dependencies(&self, action: &Action) -> Result<(), String> {
+        let Action::Spawn(request) = action else {
+            return Ok(());
+        };
+        let key = request.watcher.as_str();
+        let began = |key: &str| {
+            let prefix = format!("circus.{key}.");
+            let mut lives = self.kernel.history.lives.keys();
+            lives.any(|name| name.starts_with(&prefix))
+        };
+        let config = self.configuration.watcher(key);
+        // What operators and edits have made of it is not followed here.
+        if began(key) || self.mood == Mood::Wild {
+            return Ok(());
+        }
+        for name in config.into_iter().flat_map(|config| &config.depends_on) {
+            let below = self.configuration.watcher(name);
+            if below.is_some_and(|below| below.numprocesses > 0) && !began(name) {
+                return Err(format!("{key} is started before {name}"));
+            }
+        }
+        Ok(())
     }
 
     /// Never two live processes for one worker.
@@ -649,6 +675,8 @@ impl World {
             .iter()
             .filter(|(_, watcher)| !watcher.config.send_hup)
             .filter_map(|(key, watcher)| Some((key.clone(), watcher.children.newest()?)))
+            // It may be a manager's who has not heard yet that its kernel is gone.
+            .filter(|(_, newest)| self.kernel.has_given_out(*newest))
             .collect();
         if let Command::Rm(_) = &command {
             let gone = super::operators::meant(&command, &self.configuration);
@@ -706,7 +734,7 @@ impl World {
                             configuration,
                         );
                     }
-                    Outcome::ShutDown => {
+                    Outcome::ShutDown | Outcome::EssentialEnded { .. } => {
                         let shutdown = Command::Shutdown(crate::command::End::default());
                         model.hear(&shutdown, configuration);
                     }

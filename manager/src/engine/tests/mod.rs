@@ -3,9 +3,12 @@
 
 mod amending;
 mod commands;
+mod dependencies;
 mod ending;
+mod essential;
 mod flapping;
 mod hooks;
+mod liveness;
 mod readiness;
 mod recovering;
 mod reloading;
@@ -31,6 +34,7 @@ const CALM: Weather = Weather {
     failing_sockets: 0,
     refused_values: 0,
     never_ready: 0,
+    hanging: 0,
 };
 
 /// A watcher of some name, to be changed further.
@@ -260,6 +264,22 @@ impl Bench {
     fn die(&mut self, name: &str) {
         let process = self.id(name);
         let end = self.kernel.end(process, self.now).expect("alive");
+        self.incoming
+            .push_back(Input::ProcessEnded { process, end });
+        self.incoming.push_back(Input::OutputDrained { process });
+        self.run();
+    }
+
+    /// A process ends by itself.
+    fn exit(&mut self, name: &str, status: u8) {
+        let process = self.id(name);
+        self.kernel.end(process, self.now).expect("alive");
+        let end = ProcessEnd {
+            cause: EndCause::Exited(status),
+            at: self.now,
+        };
+        let held = self.kernel.processes.get_mut(&process).expect("held");
+        held.held.ended = Some(end);
         self.incoming
             .push_back(Input::ProcessEnded { process, end });
         self.incoming.push_back(Input::OutputDrained { process });
