@@ -54,6 +54,7 @@ mod suspend;
 pub mod table;
 mod top;
 mod upgrade;
+mod vassals;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -184,6 +185,8 @@ enum Verb {
         after_help = "Examples:\n  kingpole upgrade --manager --check\n  kingpole upgrade --kernel /usr/local/bin/kingpole-kernel"
     )]
     Upgrade(upgrade::Arguments),
+    /// Work with the vassals of a uWSGI emperor
+    Vassals(vassals::Arguments),
     /// Print what a shell's Tab key needs
     Completions(completions::Arguments),
     /// Print or write the manual pages
@@ -237,6 +240,7 @@ pub fn main() -> ExitCode {
         Verb::Quit(arguments) => quit::run(&arguments, &dir),
         Verb::Detach(arguments) => detach::run(&arguments, &dir),
         Verb::Upgrade(arguments) => upgrade::run(&arguments, &dir),
+        Verb::Vassals(arguments) => vassals::run(arguments),
         Verb::Completions(arguments) => completions::run(&arguments, &mut Cli::command()),
         Verb::Man(arguments) => man::run(&arguments, Cli::command()),
         Verb::Kernel(arguments) => kernel::run(&arguments, &dir),
