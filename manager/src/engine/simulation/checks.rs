@@ -54,18 +54,33 @@ pub(super) fn settle_down(world: &mut World) -> Result<(), String> {
     throughout(world)
 }
 
-/// Lets somebody connect wherever a connection is waited for: those who waited then run.
+/// Lets somebody connect wherever a connection is waited for: those who waited want to run then.
+/// (What they come to is another matter: they may flap, and wait for the next connection.)
 fn come_to_all(world: &mut World) -> Result<(), String> {
     let limit = world.now + PATIENCE;
     let mut resting = world
         .session
         .as_ref()
         .map_or(0, |session| session.awaited.len());
+    let waiting: Vec<WatcherKey> = world.engine.as_ref().map_or_else(Vec::new, |engine| {
+        let watchers = engine.watchers.values().filter(|watcher| {
+            watcher.is_armed()
+                && watcher.rests()
+                && !engine.cx.sockets.ready_for(&watcher.uses).is_empty()
+        });
+        watchers.map(|watcher| watcher.key.clone()).collect()
+    });
     while resting > 0 {
         world.somebody_connects();
         resting -= 1;
     }
     run_dry(world)?;
+    let engine = world.engine.as_ref().ok_or("there is no manager")?;
+    for key in waiting {
+        if engine.watchers.get(&key).is_some_and(Watcher::rests) {
+            return Err(format!("a connection came, and {key} rests"));
+        }
+    }
     while let Err(problem) = at_rest(world) {
         if !world.jump(limit)? {
             return Err(format!(
@@ -74,15 +89,7 @@ fn come_to_all(world: &mut World) -> Result<(), String> {
         }
         run_dry(world)?;
     }
-    let engine = world.engine.as_ref().ok_or("there is no manager")?;
-    match engine.watchers.values().find(|watcher| {
-        watcher.is_armed()
-            && watcher.rests()
-            && !engine.cx.sockets.ready_for(&watcher.uses).is_empty()
-    }) {
-        Some(watcher) => Err(format!("a connection came, and {} rests", watcher.key)),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 /// Delivers everything that is on its way.

@@ -151,7 +151,17 @@ impl Model {
         for config in meant(command, configuration) {
             let key = WatcherKey::of(&config.name);
             let mut words = self.words(&key);
+            let before = words.clone();
             hear(&mut words, command, &config);
+            // One that may have been removed before may not have been meant by "all".
+            let perhaps_gone = before.presence.iter().any(|it| *it != Presence::There);
+            let settles = matches!(
+                command,
+                Command::Add(_) | Command::Rm(_) | Command::Quit(_) | Command::Shutdown(_)
+            );
+            if perhaps_gone && !settles {
+                words.join(before);
+            }
             self.words.insert(key, words);
         }
     }
