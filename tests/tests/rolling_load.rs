@@ -29,7 +29,7 @@ fn configuration(scratch: &Scratch) -> String {
         "[socket:web]\npath = {here}/web.sock\n\
          [watcher:web]\nuse_sockets = true\nnumprocesses = {WORKERS}\n\
          cmd = {puppet} 'web $(circus.sockets.web) {here}/ready/$(circus.wid)'\n\
-         ready = exec test -e {here}/ready/$(circus.wid)\nready_interval = 0.05\n"
+         ready = exec test -e {here}/ready/$(circus.wid)\nready_interval = 0.1\n"
     )
 }
 
