@@ -385,3 +385,35 @@ fn colours_are_as_the_command_line_says() {
         .expect("logs");
     assert!(!logs.stdout.contains(&0x1b), "{}", describe(&logs));
 }
+
+#[test]
+fn explain_tells_why_and_what_comes_next() {
+    let kernel = Kernel::start();
+    let scratch = Rc::clone(kernel.scratch());
+    let configuration = scratch.write(
+        "stack.ini",
+        "[watcher:bad]\ncmd = /bin/sh -c \"echo cannot open the database; exit 3\"\n\
+         backoff_min = 600\nbackoff_max = 600\n[watcher:good]\ncmd = /bin/sleep 100000\n",
+    );
+    let _manager = Manager::start(&scratch, &configuration);
+    let text = wait::until("the bad one is held back", || {
+        let answer = kingpole(&scratch, &["explain", "bad"]);
+        let text = String::from_utf8_lossy(&answer.stdout).into_owned();
+        if text.contains("held back for") && text.contains("cannot open the database") {
+            Ok(text)
+        } else {
+            Err(describe(&answer))
+        }
+    });
+    assert!(text.contains("ended with exit status 3"), "{text}");
+    assert!(
+        text.ends_with("next: a process is started when the time is over\n"),
+        "{text}"
+    );
+    let value = json(&scratch, &["explain", "bad", "--json"]).expect("JSON");
+    assert_eq!(value["watcher"]["ends"][0]["exit_code"], 3, "{value}");
+    let text = value["output"].to_string();
+    assert!(text.contains("cannot open the database"), "{value}");
+    code(&kingpole(&scratch, &["explain", "nobody"]), 1);
+    code(&kingpole(&scratch, &["explain"]), 2);
+}

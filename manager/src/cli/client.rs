@@ -371,6 +371,17 @@ pub fn encode_query(text: &str) -> String {
     encoded
 }
 
+/// A pattern that only this name matches: special characters stand in brackets.
+#[must_use]
+pub fn exact_pattern(name: &str) -> String {
+    name.chars()
+        .map(|c| match c {
+            '*' | '?' | '[' => format!("[{c}]"),
+            c => c.to_string(),
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -406,5 +417,11 @@ mod tests {
     #[test]
     fn names_survive_a_query() {
         assert_eq!(encode_query("my web&x=é"), "my%20web%26x%3D%C3%A9");
+    }
+
+    #[test]
+    fn names_with_special_characters_match_only_themselves() {
+        assert_eq!(exact_pattern("web"), "web");
+        assert_eq!(exact_pattern("a*[b]?"), "a[*][[]b][?]");
     }
 }

@@ -134,7 +134,8 @@ fn since(text: &str) -> Result<u64, String> {
     nanos(zoned.timestamp())
 }
 
-fn show(renderer: &mut Renderer, out: &mut Vec<u8>, entry: LogEntry) {
+/// Adds an entry as its reader shall see it.
+pub(super) fn show(renderer: &mut Renderer, out: &mut Vec<u8>, entry: LogEntry) {
     let stream = |name: &str| match name {
         "stderr" => Stream::Stderr,
         _ => Stream::Stdout,

@@ -15,6 +15,7 @@ mod documented;
 mod dstats;
 mod events;
 pub mod exit;
+mod explain;
 pub mod failure;
 mod following;
 mod get;
@@ -98,6 +99,8 @@ enum Verb {
     /// Show watchers and their processes
     #[command(after_help = "Examples:\n  kingpole status\n  kingpole status 'web*' --json")]
     Status(status::Arguments),
+    /// Say why a watcher is in its state, and what happens next
+    Explain(explain::Arguments),
     /// Print the names of watchers
     #[command(after_help = "Examples:\n  kingpole list\n  kingpole list 'web*'")]
     List(list::Arguments),
@@ -206,6 +209,7 @@ pub fn main() -> ExitCode {
         Verb::Check(arguments) => check::run(&arguments),
         Verb::Import(arguments) => import::run(&arguments),
         Verb::Status(arguments) => status::run(arguments, &dir),
+        Verb::Explain(arguments) => explain::run(&arguments, &dir),
         Verb::List(arguments) => list::run(arguments, &dir),
         Verb::Logs(arguments) => logs::run(&arguments, &dir),
         Verb::Events(arguments) => events::run(&arguments, &dir),

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 pub use options::{Add, GetOptions, GlobalOptions, ReloadConfig, Remove, SetOptions, Stopping};
 pub use response::{
-    Answer, KernelLink, ProcessState, ProcessStatus, Readiness, Refusal, RefusalKind, Response,
-    SocketState, SocketStatus, StatusReport, WatcherOutcome, WatcherPids, WatcherResult,
+    Answer, KernelLink, ProcessEnd, ProcessState, ProcessStatus, Readiness, Refusal, RefusalKind,
+    Response, SocketState, SocketStatus, StatusReport, WatcherOutcome, WatcherPids, WatcherResult,
     WatcherState, WatcherStatus,
 };
 pub use rolling::{

@@ -246,8 +246,32 @@ pub struct WatcherStatus {
     /// How many commands wait behind that.
     #[serde(default)]
     pub queued: u32,
+    /// What happens next, and what would change that: a sentence for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub next: String,
+    /// The last ends that nobody asked for, the newest one last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ends: Vec<ProcessEnd>,
     /// Its live processes, by worker id.
     pub processes: Vec<ProcessStatus>,
+}
+
+/// How a process ended that nobody had asked to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessEnd {
+    /// Which of the watcher's.
+    pub worker: WorkerId,
+    /// Linux's number then.
+    pub pid: Pid,
+    /// Exit status, or the negative number of the signal.
+    pub exit_code: i32,
+    /// How long it had run, milliseconds.
+    pub lived_ms: u64,
+    /// Milliseconds since then.
+    pub ago_ms: u64,
+    /// Why it was stopped, if the manager did it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
 }
 
 /// What a watcher does, in Circus's words.

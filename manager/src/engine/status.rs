@@ -2,11 +2,11 @@
 
 use super::context::{Context, Link};
 use super::ids::{Moment, ProcessId};
-use super::remember::{Run, StopReason};
+use super::remember::{PastEnd, Run, StopReason};
 use super::sockets::Obstacle;
 use super::watcher::{Stage, Standing, Turn, Watcher};
 use super::worker::Child;
-use crate::command::{KernelLink, ProcessState, ProcessStatus, WatcherStatus};
+use crate::command::{KernelLink, ProcessEnd, ProcessState, ProcessStatus, WatcherStatus};
 
 impl Watcher {
     /// Everything about it.
@@ -39,6 +39,13 @@ impl Watcher {
                 .as_ref()
                 .map(|current| current.name().to_owned()),
             queued: u32::try_from(self.memory().queue.len()).unwrap_or(u32::MAX),
+            next: self.next(cx),
+            ends: self
+                .memory()
+                .ends
+                .iter()
+                .map(|end| process_end(end, cx.now))
+                .collect(),
             processes,
         }
     }
@@ -60,6 +67,60 @@ impl Watcher {
             restarts: child.identity.restarts,
             outdated: child.identity.configuration != self.fingerprint,
         }
+    }
+
+    /// What happens next, and what would change that.
+    fn next(&self, cx: &Context) -> String {
+        let name = &self.config.name;
+        let stays = |what: &str| format!("{what} until: kingpole start {name}");
+        match self.standing {
+            Standing::Retired | Standing::Removed(_) => {
+                return "its processes end, then it is forgotten".to_owned();
+            }
+            Standing::Leaving => return "the next manager goes on with it".to_owned(),
+            Standing::Configured => {}
+        }
+        if let Some(current) = &self.memory().current {
+            return format!("{} goes on", current.name());
+        }
+        match &self.memory().run {
+            Some(Run::Stopped(StopReason::Flapping { until: Some(_), .. })) => {
+                return "it is started again when the time is over".to_owned();
+            }
+            Some(Run::Stopped(StopReason::GaveUp { .. } | StopReason::Flapping { .. })) => {
+                return stays("it stays stopped until the configuration says something else, or");
+            }
+            Some(Run::Stopped(_)) => return stays("it stays stopped"),
+            None if !self.config.autostart => return stays("it stays stopped"),
+            Some(Run::Running) | None => {}
+        }
+        if self.stage == Stage::Down && self.turn == Turn::Waiting {
+            return "it starts when those before it have started".to_owned();
+        }
+        if self.rests() && self.empty() {
+            return "the first connection to one of its sockets starts it".to_owned();
+        }
+        if let Some((why, until)) = self.waits_for(cx) {
+            return match until {
+                Some(_) => "a process is started when the time is over".to_owned(),
+                None => format!("it goes on when this is over: {why}"),
+            };
+        }
+        let (alive, ready) = (self.children.len(), self.ready_count());
+        if usize::try_from(self.count()).is_ok_and(|wanted| wanted > alive) {
+            return "processes are being started".to_owned();
+        }
+        if ready < alive {
+            return "processes that run have ready_timeout to become ready; then they are replaced"
+                .to_owned();
+        }
+        let outdated = |child: &Child| child.identity.configuration != self.fingerprint;
+        if self.children.values().any(outdated) {
+            return format!(
+                "nothing; kingpole reload {name} replaces processes of an older configuration"
+            );
+        }
+        "nothing: it has what it shall have".to_owned()
     }
 
     /// Why it does not run although one might expect it.
@@ -89,6 +150,17 @@ impl Watcher {
                     rests.then(|| "waits for a connection".to_owned())
                 }),
         }
+    }
+}
+
+fn process_end(end: &PastEnd, now: Moment) -> ProcessEnd {
+    ProcessEnd {
+        worker: end.worker,
+        pid: end.pid,
+        exit_code: end.exit_code,
+        lived_ms: end.lived_ms,
+        ago_ms: millis(now, end.at),
+        why: end.why.clone(),
     }
 }
 

@@ -24,7 +24,7 @@ use super::sample::Sample;
 use super::screen::{self, Line, Style};
 use super::view::{Key, Mode, View, Wish};
 use crate::cli::change::describe;
-use crate::cli::client::{ManagerClient, Patience};
+use crate::cli::client::{ManagerClient, Patience, exact_pattern};
 use crate::cli::exit::Exit;
 use crate::cli::failure::{Failure, Outcome};
 use crate::command::{Command, Selection};
@@ -369,26 +369,5 @@ impl Drop for Follower {
         // One that has ended by itself only needs the wait.
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-/// A pattern that only this name matches: special characters stand in brackets.
-fn exact_pattern(name: &str) -> String {
-    name.chars()
-        .map(|c| match c {
-            '*' | '?' | '[' => format!("[{c}]"),
-            c => c.to_string(),
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::exact_pattern;
-
-    #[test]
-    fn names_with_special_characters_match_only_themselves() {
-        assert_eq!(exact_pattern("web"), "web");
-        assert_eq!(exact_pattern("a*[b]?"), "a[*][[]b][?]");
     }
 }

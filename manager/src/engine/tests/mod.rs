@@ -6,6 +6,7 @@ mod commands;
 mod dependencies;
 mod ending;
 mod essential;
+mod explaining;
 mod flapping;
 mod hooks;
 mod liveness;

@@ -168,6 +168,8 @@ fn status(_: Command) -> Option<CommandResponse> {
         retry_in_ms: None,
         operation: None,
         queued: 0,
+        next: String::new(),
+        ends: Vec::new(),
         processes: vec![process],
     };
     Some(Ok(Answer::Status(StatusReport {
