@@ -80,6 +80,9 @@ impl Watcher {
             Standing::Leaving => return "the next manager goes on with it".to_owned(),
             Standing::Configured => {}
         }
+        if cx.link == Link::Down {
+            return "nothing until the process kernel can be reached again".to_owned();
+        }
         if let Some(current) = &self.memory().current {
             return format!("{} goes on", current.name());
         }

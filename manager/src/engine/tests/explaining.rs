@@ -49,3 +49,19 @@ fn what_happens_next_is_said_in_each_state() {
     let mut bench = Bench::new(vec![written("web", &ready)]);
     assert!(bench.status("web").next.contains("ready_timeout"));
 }
+
+#[test]
+fn without_the_process_kernel_nothing_is_promised() {
+    let mut bench = Bench::new(vec![watcher("web")]);
+    bench.tell(Input::KernelLost);
+    let next = bench.status("web").next;
+    assert_eq!(
+        next,
+        "nothing until the process kernel can be reached again"
+    );
+    bench.connect();
+    assert_eq!(
+        bench.status("web").next,
+        "nothing: it has what it shall have"
+    );
+}
