@@ -1,7 +1,7 @@
 //! A manager of a test's own, and the command line that speaks with it.
 
 use crate::process::Guarded;
-use crate::{Scratch, binaries, wait};
+use crate::{Kernel, Scratch, binaries, wait};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -20,6 +20,26 @@ pub struct Manager {
 }
 
 impl Manager {
+    /// Starts a kernel, and a manager on a configuration of these words, and waits until these
+    /// watchers have all their processes.
+    ///
+    /// # Panics
+    /// When they do not get them.
+    #[must_use]
+    #[track_caller]
+    pub fn with_kernel(configuration: &str, watchers: &[&str]) -> (Kernel, Rc<Scratch>, Self) {
+        let kernel = Kernel::start();
+        let scratch = Rc::clone(kernel.scratch());
+        let configuration = scratch.write("stack.ini", configuration);
+        let manager = Self::start(&scratch, &configuration);
+        wait::until("all watchers are active", || {
+            watchers
+                .iter()
+                .try_for_each(|name| manager.pids(name).map(drop))
+        });
+        (kernel, scratch, manager)
+    }
+
     /// Starts one on a configuration file and the kernel of `scratch`, and waits until it answers.
     ///
     /// # Panics

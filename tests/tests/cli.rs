@@ -13,17 +13,7 @@ const STACK: &str = "[watcher:one]\ncmd = /bin/sleep 100000\n\
                      numprocesses = 2\n";
 
 fn started() -> (Kernel, Rc<Scratch>, Manager) {
-    let kernel = Kernel::start();
-    let scratch = Rc::clone(kernel.scratch());
-    let configuration = scratch.write("stack.ini", STACK);
-    let manager = Manager::start(&scratch, &configuration);
-    wait::until("both are active", || {
-        manager
-            .pids("one")
-            .and_then(|_| manager.pids("two"))
-            .map(drop)
-    });
-    (kernel, scratch, manager)
+    Manager::with_kernel(STACK, &["one", "two"])
 }
 
 #[track_caller]

@@ -14,17 +14,7 @@ const STACK: &str = "[socket:door]\nhost = 127.0.0.1\nport = 0\n\
     [watcher:sleeper]\ncmd = /bin/sleep 100000\nnumprocesses = 2\n";
 
 fn started() -> (Kernel, Rc<Scratch>, Manager) {
-    let kernel = Kernel::start();
-    let scratch = Rc::clone(kernel.scratch());
-    let configuration = scratch.write("stack.ini", STACK);
-    let manager = Manager::start(&scratch, &configuration);
-    wait::until("both are active", || {
-        manager
-            .pids("talker")
-            .and_then(|_| manager.pids("sleeper"))
-            .map(drop)
-    });
-    (kernel, scratch, manager)
+    Manager::with_kernel(STACK, &["talker", "sleeper"])
 }
 
 #[test]
