@@ -1,18 +1,16 @@
 //! Who may come in on `manager.sock`: root and our own user, and only so many at once.
 
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::extract::connect_info::Connected;
 use axum::serve::IncomingStream;
 use nix::unistd::{Uid, User};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 
+use super::visit::Visit;
 use super::{Stay, left};
 use crate::command::Caller;
 use crate::shells::listeners::{Connection, HeldListener};
@@ -80,10 +78,10 @@ impl Connected<IncomingStream<'_, Door>> for Peer {
 }
 
 impl axum::serve::Listener for Door {
-    type Io = Visit;
+    type Io = Visit<UnixStream>;
     type Addr = Peer;
 
-    async fn accept(&mut self) -> (Visit, Peer) {
+    async fn accept(&mut self) -> (Visit<UnixStream>, Peer) {
         loop {
             let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
                 // The semaphore is never closed.
@@ -101,11 +99,7 @@ impl axum::serve::Listener for Door {
                 Ok(Connection::Unix(stream)) => match stream.peer_cred() {
                     Ok(peer) if self.admits(peer.uid()) => {
                         return (
-                            Visit {
-                                stream,
-                                _place: place,
-                                unread: Some(Unread::begin(&self.unread)),
-                            },
+                            Visit::counted(stream, place, &self.unread),
                             Peer(peer.uid()),
                         );
                     }
@@ -125,62 +119,5 @@ impl axum::serve::Listener for Door {
 
     fn local_addr(&self) -> io::Result<Peer> {
         Ok(Peer(self.own_uid))
-    }
-}
-
-/// A connection that was let in.
-#[derive(Debug)]
-pub(super) struct Visit {
-    stream: UnixStream,
-    _place: OwnedSemaphorePermit,
-    unread: Option<Unread>,
-}
-
-/// A visitor of whom nothing was read yet.
-#[derive(Debug)]
-struct Unread(watch::Sender<usize>);
-
-impl Unread {
-    fn begin(count: &watch::Sender<usize>) -> Self {
-        count.send_modify(|count| *count += 1);
-        Self(count.clone())
-    }
-}
-
-impl Drop for Unread {
-    fn drop(&mut self) {
-        self.0.send_modify(|count| *count = count.saturating_sub(1));
-    }
-}
-
-impl AsyncRead for Visit {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if read.is_ready() {
-            self.unread = None;
-        }
-        read
-    }
-}
-
-impl AsyncWrite for Visit {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

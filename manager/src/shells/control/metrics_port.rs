@@ -3,20 +3,18 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
 use kingpole_protocol::peer::Guests;
 use kingpole_protocol::places::Address;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::spawn_blocking;
 
+use super::visit::Visit;
 use super::{Control, Stay, left, method_not_allowed, metrics, not_found};
 use crate::shells::listeners::{Connection, HeldListener, Listeners};
 use crate::shells::log::Log;
@@ -84,10 +82,10 @@ impl Port {
 }
 
 impl axum::serve::Listener for Port {
-    type Io = Visit;
+    type Io = Visit<TcpStream>;
     type Addr = ();
 
-    async fn accept(&mut self) -> (Visit, ()) {
+    async fn accept(&mut self) -> (Visit<TcpStream>, ()) {
         loop {
             let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
                 // The semaphore is never closed.
@@ -104,11 +102,7 @@ impl axum::serve::Listener for Port {
                 Ok(Connection::Unix(_)) => {}
                 Ok(Connection::Tcp(stream)) => match self.admit(&stream) {
                     Ok(()) => {
-                        let visit = Visit {
-                            stream,
-                            _place: place,
-                        };
-                        return (visit, ());
+                        return (Visit::new(stream, place), ());
                     }
                     Err(error) => self.log.warning(format!(
                         "metrics_endpoint: somebody is turned away: {error}"
@@ -125,39 +119,5 @@ impl axum::serve::Listener for Port {
 
     fn local_addr(&self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// A connection that was let in.
-struct Visit {
-    stream: TcpStream,
-    _place: OwnedSemaphorePermit,
-}
-
-impl AsyncRead for Visit {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Visit {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

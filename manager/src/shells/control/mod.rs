@@ -13,6 +13,7 @@ mod stored;
 mod stream;
 mod tail;
 pub mod upgrade;
+mod visit;
 pub mod wire;
 
 #[cfg(test)]
