@@ -251,9 +251,14 @@ fn the_chosen_row_stays_chosen_when_others_come_and_go() {
     fewer.watchers.remove(0);
     view.sampled(Ok(fewer.clone()));
     assert_eq!(view.chosen(), Some(1), "the same process");
-    fewer.watchers[0].processes.clear();
-    view.sampled(Ok(fewer.clone()));
-    assert_eq!(view.chosen(), Some(0), "its watcher");
+    let mut without = sample();
+    without.watchers[1].processes.clear();
+    view.sampled(Ok(without));
+    assert_eq!(
+        view.chosen(),
+        Some(3),
+        "its watcher, which is not the first row"
+    );
     fewer.watchers.clear();
     view.sampled(Ok(fewer));
     assert_eq!(view.chosen(), None);
