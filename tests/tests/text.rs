@@ -9,6 +9,7 @@ use kingpole_tests::text::{
     GREETING, Place, TextSession, Watched, replay, replay_document, stdout_of,
 };
 use kingpole_tests::{Kernel, Puppet, Scratch, binaries, wait};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 fn place(kernel: &Kernel) -> Place {
     Place::Unix(kernel.scratch().join("text.sock"))
@@ -441,16 +442,22 @@ fn a_flood_of_values_ends_at_the_bound_and_disturbs_nobody() {
 }
 
 #[test]
-fn more_sessions_than_there_is_room_for_displace_the_idle_ones() {
+fn ten_thousand_sessions_displace_the_idle_ones_and_disturb_nobody() {
     let kernel = Kernel::start();
     let mut manager = kernel.client();
     let mut watcher = open(&kernel);
     watcher.ask("make process p /bin/sleep 600");
     watcher.send(b"w p p\n");
     watcher.expect("Watching 1\n");
-    let mut sessions = (0..600)
-        .map(|_| TextSession::connect(&place(&kernel)))
-        .collect::<Vec<_>>();
+    let before = manager.status().unwrap().resident_kib;
+    let mut bystander = open(&kernel);
+    let mut sessions = Vec::new();
+    for count in 0..descriptors_for(10_000) {
+        sessions.push(TextSession::connect(&place(&kernel)));
+        if count % 100 == 0 {
+            assert_eq!(bystander.ask("get a"), "");
+        }
+    }
     // The newest are served, the oldest idle ones were told why not.
     let mut newest = sessions.pop().unwrap();
     newest.expect(GREETING);
@@ -458,9 +465,27 @@ fn more_sessions_than_there_is_room_for_displace_the_idle_ones() {
     let oldest = sessions.first_mut().unwrap().read_to_end();
     assert!(oldest.contains("Error: "), "{oldest}");
     // Those that do something stay.
-    assert!(manager.status().unwrap().sessions <= 256);
+    let status = manager.status().unwrap();
+    assert!(status.sessions <= 256);
+    let after = status.resident_kib;
+    assert!(
+        after < before + (4 << 10),
+        "grown from {before} to {after} KiB"
+    );
     watcher.send(b"q\n");
     watcher.expect("Stopped watching\n> ");
+}
+
+/// So many, or as many as this process may have open beside those of other tests.
+fn descriptors_for(wanted: u64) -> u64 {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+    let room = most.saturating_sub(400);
+    if room < wanted {
+        eprintln!("{room} sessions instead of {wanted}: Linux allows no more descriptors");
+    }
+    assert!(room > 500, "{most} descriptors are too few for this test");
+    wanted.min(room)
 }
 
 #[test]
