@@ -89,8 +89,11 @@ pub fn rehearse(program: &Path) -> Result<Ready, String> {
         ));
     }
     let status = child.wait().map_err(|error| failed("is lost", error))?;
-    verdict(&said.unwrap_or_default(), status.success())
-        .map_err(|reason| format!("{shown}: {reason} ({status})"))
+    verdict(&said.unwrap_or_default(), status.success()).map_err(|reason| {
+        let called = own_arguments().join(" ".as_ref());
+        let called = called.display();
+        format!("{shown}: {reason} ({status}; called like this manager, with: {called})")
+    })
 }
 
 /// All that it says; nothing when it goes on saying for too long.
@@ -143,9 +146,10 @@ fn verdict(said: &str, success: bool) -> Result<Ready, String> {
             serde_json::from_str(ready).map_err(|error| format!("is not understood: {error}"))
         }
         _ => {
-            let said = match said.trim() {
-                "" => "it says nothing",
-                said => said,
+            let lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
+            let said = match lines.collect::<Vec<_>>() {
+                lines if lines.is_empty() => "it says nothing".to_owned(),
+                lines => lines.join("; "),
             };
             Err(format!("is not ready to be the manager: {said}"))
         }
@@ -164,6 +168,11 @@ mod tests {
         verdict(line, false).unwrap_err();
         let error = verdict("ready 2 {}", true).unwrap_err();
         assert!(error.contains("not ready"), "{error}");
+        let error = verdict("error: no such option\n\nUsage: other [FILE]\n", false).unwrap_err();
+        assert!(
+            error.ends_with(": error: no such option; Usage: other [FILE]"),
+            "{error}"
+        );
         assert!(verdict("", false).unwrap_err().contains("says nothing"));
     }
 
