@@ -8,15 +8,16 @@ use axum::extract::connect_info::Connected;
 use axum::serve::IncomingStream;
 use nix::unistd::{Uid, User};
 use tokio::net::UnixStream;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
-use super::visit::Visit;
+use super::places::{Places, Standing};
+use super::visit::{Visit, Visitor};
 use super::{Stay, left};
 use crate::command::Caller;
 use crate::shells::listeners::{Connection, HeldListener};
 use crate::shells::log::Log;
 
-/// Connections served at once; more wait in the socket's queue.
+/// Connections served at once; see [`Places`] for what happens when more come.
 const CONNECTIONS_MAX: usize = 128;
 
 /// Pause after a failing accept (no descriptors left, usually).
@@ -26,7 +27,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub(super) struct Door {
     listener: HeldListener,
-    places: Arc<Semaphore>,
+    places: Places,
     own_uid: u32,
     log: Log,
     stay: watch::Receiver<Stay>,
@@ -39,7 +40,7 @@ impl Door {
             stay,
             unread: watch::channel(0).0,
             listener,
-            places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            places: Places::new(CONNECTIONS_MAX),
             own_uid: nix::unistd::geteuid().as_raw(),
             log,
         }
@@ -57,23 +58,32 @@ impl Door {
 }
 
 /// The user at the other end of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Peer(u32);
+#[derive(Clone, Debug)]
+pub(super) struct Peer {
+    uid: u32,
+    standing: Arc<Standing>,
+}
 
 impl Peer {
     /// Who that is, with a name if the system knows one. May take a while.
-    pub(super) fn caller(self) -> Caller {
-        let user = User::from_uid(Uid::from_raw(self.0)).ok().flatten();
+    pub(super) fn caller(&self) -> Caller {
+        let user = User::from_uid(Uid::from_raw(self.uid)).ok().flatten();
         Caller {
-            uid: Some(self.0),
+            uid: Some(self.uid),
             user: user.map(|user| user.name),
         }
     }
 }
 
+impl Visitor for Peer {
+    fn standing(&self) -> &Arc<Standing> {
+        &self.standing
+    }
+}
+
 impl Connected<IncomingStream<'_, Door>> for Peer {
     fn connect_info(stream: IncomingStream<'_, Door>) -> Self {
-        *stream.remote_addr()
+        stream.remote_addr().clone()
     }
 }
 
@@ -83,10 +93,7 @@ impl axum::serve::Listener for Door {
 
     async fn accept(&mut self) -> (Visit<UnixStream>, Peer) {
         loop {
-            let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
-                // The semaphore is never closed.
-                std::future::pending().await
-            };
+            let place = self.places.take().await;
             let accepted = tokio::select! {
                 biased;
                 // From here on they wait in the socket's queue, for the next manager.
@@ -98,10 +105,11 @@ impl axum::serve::Listener for Door {
                 Ok(Connection::Tcp(_)) => {}
                 Ok(Connection::Unix(stream)) => match stream.peer_cred() {
                     Ok(peer) if self.admits(peer.uid()) => {
-                        return (
-                            Visit::counted(stream, place, &self.unread),
-                            Peer(peer.uid()),
-                        );
+                        let peer = Peer {
+                            uid: peer.uid(),
+                            standing: Arc::clone(place.standing()),
+                        };
+                        return (Visit::counted(stream, place, &self.unread), peer);
                     }
                     Ok(peer) => {
                         self.log
@@ -118,6 +126,6 @@ impl axum::serve::Listener for Door {
     }
 
     fn local_addr(&self) -> io::Result<Peer> {
-        Ok(Peer(self.own_uid))
+        Err(io::ErrorKind::Unsupported.into())
     }
 }

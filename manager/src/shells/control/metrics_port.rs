@@ -7,14 +7,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::connect_info::Connected;
+use axum::middleware::from_fn;
 use axum::routing::get;
+use axum::serve::IncomingStream;
 use kingpole_protocol::peer::Guests;
 use kingpole_protocol::places::Address;
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
-use super::visit::Visit;
+use super::places::{Places, Standing};
+use super::visit::{Visit, Visitor, whole_requests};
 use super::{Control, Stay, left, method_not_allowed, metrics, not_found};
 use crate::shells::listeners::{Connection, HeldListener, Listeners};
 use crate::shells::log::Log;
@@ -47,7 +51,7 @@ pub async fn serve(address: SocketAddr, listeners: Listeners, control: Control, 
     let port = Port {
         listener,
         guests,
-        places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+        places: Places::new(CONNECTIONS_MAX),
         stay: stay.clone(),
         log: log.clone(),
     };
@@ -55,7 +59,9 @@ pub async fn serve(address: SocketAddr, listeners: Listeners, control: Control, 
         .route("/metrics", get(metrics::get))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
-        .with_state(control);
+        .layer(from_fn(whole_requests::<Scraper>))
+        .with_state(control)
+        .into_make_service_with_connect_info::<Scraper>();
     let served = axum::serve(port, router).with_graceful_shutdown(async move {
         left(&mut stay).await;
     });
@@ -67,7 +73,7 @@ pub async fn serve(address: SocketAddr, listeners: Listeners, control: Control, 
 struct Port {
     listener: HeldListener,
     guests: Guests,
-    places: Arc<Semaphore>,
+    places: Places,
     stay: watch::Receiver<Stay>,
     log: Log,
 }
@@ -81,16 +87,29 @@ impl Port {
     }
 }
 
+/// Who scrapes.
+#[derive(Clone, Debug)]
+struct Scraper(Arc<Standing>);
+
+impl Visitor for Scraper {
+    fn standing(&self) -> &Arc<Standing> {
+        &self.0
+    }
+}
+
+impl Connected<IncomingStream<'_, Port>> for Scraper {
+    fn connect_info(stream: IncomingStream<'_, Port>) -> Self {
+        stream.remote_addr().clone()
+    }
+}
+
 impl axum::serve::Listener for Port {
     type Io = Visit<TcpStream>;
-    type Addr = ();
+    type Addr = Scraper;
 
-    async fn accept(&mut self) -> (Visit<TcpStream>, ()) {
+    async fn accept(&mut self) -> (Visit<TcpStream>, Scraper) {
         loop {
-            let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
-                // The semaphore is never closed.
-                std::future::pending().await
-            };
+            let place = self.places.take().await;
             let accepted = tokio::select! {
                 biased;
                 // From here on they wait in the socket's queue, for the next manager.
@@ -102,7 +121,8 @@ impl axum::serve::Listener for Port {
                 Ok(Connection::Unix(_)) => {}
                 Ok(Connection::Tcp(stream)) => match self.admit(&stream) {
                     Ok(()) => {
-                        return (Visit::new(stream, place), ());
+                        let scraper = Scraper(Arc::clone(place.standing()));
+                        return (Visit::new(stream, place), scraper);
                     }
                     Err(error) => self.log.warning(format!(
                         "metrics_endpoint: somebody is turned away: {error}"
@@ -117,7 +137,7 @@ impl axum::serve::Listener for Port {
         }
     }
 
-    fn local_addr(&self) -> io::Result<()> {
-        Ok(())
+    fn local_addr(&self) -> io::Result<Scraper> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 }

@@ -9,6 +9,7 @@ mod logs;
 pub mod metrics;
 pub mod metrics_port;
 mod parameters;
+mod places;
 mod stored;
 mod stream;
 mod tail;
@@ -24,8 +25,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Query, State};
+use axum::extract::{ConnectInfo, Path, Query, State};
 use axum::http::{Method, StatusCode, Uri};
+use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -36,6 +38,7 @@ use self::door::{Door, Peer};
 use self::error::ControlError;
 pub use self::metrics::Scrapes;
 pub use self::upgrade::Upgrades;
+use self::visit::whole_requests;
 use self::wire::ManagerInfo;
 use crate::command::{Answer, Command, Matching, Selection};
 use crate::config::model::Configuration;
@@ -143,7 +146,7 @@ fn router(control: Control) -> Router {
         .route("/v1/upgrade", get(upgrade::get).post(upgrade::post))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(from_fn(whole_requests::<Peer>))
         .with_state(control)
 }
 
@@ -274,12 +277,8 @@ async fn watcher(
 async fn commands(
     State(control): State<Control>,
     ConnectInfo(peer): ConnectInfo<Peer>,
-    body: Result<Bytes, axum::extract::rejection::BytesRejection>,
+    body: Bytes,
 ) -> Result<Json<Value>, ControlError> {
-    let body = body.map_err(|error| {
-        let message = format!("the body cannot be read ({error}); at most {BODY_BYTES_MAX} bytes");
-        ControlError::new(error.status(), "invalid", message)
-    })?;
     let answer = match parameters::command(&body)? {
         Command::Status(selection) => return control.report(selection).await.map(Json),
         mut command => {

@@ -329,6 +329,45 @@ fn bad_requests_get_an_error_in_json_and_disturb_nobody() {
 }
 
 #[test]
+fn half_requests_keep_nobody_out_and_followers_in() {
+    let served = Served::start(status);
+    let connect = || UnixStream::connect(served.dir.path().join(MANAGER_SOCKET)).unwrap();
+    let mut follower = connect();
+    follower
+        .write_all(b"GET /v1/events?follow=1 HTTP/1.1\r\nhost: x\r\n\r\n")
+        .unwrap();
+    served.events.publish(reap("web"));
+    let mut told = Vec::new();
+    let mut hear = |word: &str| {
+        let mut piece = [0; 4096];
+        while !String::from_utf8_lossy(&told).contains(word) {
+            let count = follower.read(&mut piece).unwrap();
+            assert!(count > 0, "the follower had to leave");
+            told.extend_from_slice(&piece[..count]);
+        }
+    };
+    hear("watcher.web.reap");
+
+    let beginnings: [&[u8]; 3] = [
+        b"",
+        b"GET /v1/status HTTP/1.1\r\nhost: x\r\nx: ",
+        b"POST /v1/commands HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{",
+    ];
+    let mut half = Vec::new();
+    for beginning in beginnings.iter().cycle().take(3 * 200) {
+        let mut visitor = connect();
+        visitor.write_all(beginning).unwrap();
+        half.push(visitor);
+    }
+    served.client().get("/v1/status").unwrap();
+    served.events.publish(reap("db"));
+    hear("watcher.db.reap");
+    let mut rest = String::new();
+    // The first to come has left; the last may stay.
+    assert!(matches!(half[0].read_to_string(&mut rest), Ok(0)), "{rest}");
+}
+
+#[test]
 fn logs_begin_with_the_file_go_on_with_what_is_remembered_and_then_live() {
     let served = Served::start(status);
     std::fs::write(served.dir.path().join("web.log"), "old 1\nold 2\nnew 1\n").unwrap();
