@@ -97,6 +97,20 @@ impl TextSession {
         })
     }
 
+    /// A session over a connection that is there already; a greeting is still to be read.
+    ///
+    /// # Panics
+    /// When its patience cannot be set.
+    #[must_use]
+    pub fn over(stream: UnixStream) -> Self {
+        let patience = Some(wait::PATIENCE);
+        stream.set_read_timeout(patience).expect("a timeout");
+        Self {
+            stream: Stream::Unix(stream),
+            received: Received::default(),
+        }
+    }
+
     /// Reads a prompt and what is before it, or everything if the connection ends.
     ///
     /// # Panics

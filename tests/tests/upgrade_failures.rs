@@ -144,6 +144,37 @@ fn a_program_that_dies_while_it_goes_on_is_replaced_by_the_one_before() {
     }
 }
 
+/// Children's descriptors are looked at once sessions are served again; the guard has what is right.
+#[test]
+fn a_descriptor_that_is_another_one_after_all_makes_the_guard_start_a_kernel_with_its_own() {
+    let candidate = binaries::kernel_with_crash_points();
+    let kernel = kernel_with("KINGPOLE_RESUME_FAULT", "resume: looked again", &[]);
+    let mut client = kernel.client();
+    let mut puppet = Puppet::spawn(&kernel, &mut client, "child", |_| {});
+    puppet.ask("flood out 0 3000 100");
+    let mut text = TextSession::open(&Place::Unix(kernel.socket()));
+    text.send(format!("upgrade {}\n", candidate.display()).as_bytes());
+    let mut client = wait::until("the next kernel serves", || {
+        let mut client = kernel.try_client("t/1").map_err(|e| e.to_string())?;
+        let status = client.status().map_err(|e| e.to_string())?;
+        if status.epoch == 2 {
+            Ok(client)
+        } else {
+            Err(format!("{status:?}"))
+        }
+    });
+    assert!(
+        kernel
+            .log()
+            .contains("is not what the program before saved")
+    );
+    client
+        .follow(puppet.process(), Sequence(0), 1 << 20)
+        .unwrap();
+    puppet.ask("flood out 3000 3000 100");
+    read_pattern(&mut client, &kernel, 0, 6000);
+}
+
 /// How long a program may take in the tests that have it hang; those that do not hang must not be
 /// taken for such ones on a busy machine.
 const HANG_PATIENCE_MS: &str = "4000";

@@ -7,7 +7,7 @@ mod mend;
 mod unresolved;
 
 use super::hands::{Child, Hands, HandsError, HeldSocket, end_of, position};
-use super::polled::Polled;
+use super::polled::{Pipes, Polled};
 use crate::crash::{crash_point, resume_stage};
 use crate::entry::Spawned;
 use crate::guard::client::GuardLink;
@@ -50,8 +50,17 @@ pub struct Inheritance {
     pub bounce: Bounce,
     /// Everything else.
     pub held: BTreeMap<Tag, OwnedFd>,
-    /// Sizes of files that are known to be those that the image before used; others are looked at.
-    pub known_sizes: BTreeMap<Tag, u64>,
+    /// What is known of children's rings.
+    pub rings: Rings,
+}
+
+/// What is known of children's rings before they are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rings {
+    /// They are those that the image before used: sealed, and of the size that is recorded.
+    AsRecorded,
+    /// Nothing.
+    Unknown,
 }
 
 /// How one came by it.
@@ -146,7 +155,7 @@ pub(super) fn adopt(
         state: State::new(about),
         hands,
         held: ManuallyDrop::into_inner(held),
-        known_sizes: inheritance.known_sizes,
+        rings: inheritance.rings,
         inputs: Vec::new(),
         notes: Vec::new(),
     };
@@ -169,7 +178,7 @@ struct Adoption {
     state: State,
     hands: Hands,
     held: BTreeMap<Tag, OwnedFd>,
-    known_sizes: BTreeMap<Tag, u64>,
+    rings: Rings,
     inputs: Vec<Input>,
     notes: Vec<String>,
 }
@@ -274,13 +283,14 @@ impl Adoption {
         for (index, id, _) in &slots {
             let tag = Tag::new(id.0, HeldKind::Ring);
             if let Some(fd) = self.held.remove(&tag) {
-                let opened = match self.known_sizes.get(&tag) {
-                    Some(bytes) => Ring::of_known_size(fd, *bytes),
-                    None => Ring::open(fd),
+                let asked = processes.get(id).map(|(spawned, _)| spawned.buffer_bytes);
+                let size = asked.and_then(RingSize::holding);
+                let opened = match (self.rings, size) {
+                    (Rings::AsRecorded, Some(size)) => Ok(Ring::of_size(fd, size)),
+                    _ => Ring::open(fd),
                 };
                 match opened {
                     Ok(ring) => {
-                        let asked = processes.get(id).map(|(spawned, _)| spawned.buffer_bytes);
                         let asked = asked.unwrap_or(u64::MAX);
                         rings.insert(*index, ring.limited_to(asked));
                     }
@@ -300,6 +310,7 @@ impl Adoption {
                 // A removal or a spawn that got no further. What was held for it closes here; a
                 // late child of an intent finds its claim given up.
                 None => {
+                    self.hands.unpoll(held.values());
                     let _ = self.hands.memory.slot(slot).abort_claim();
                     self.hands.memory.release(slot);
                 }
@@ -345,6 +356,8 @@ impl Adoption {
                 "process {id} {name:?}: recorded, but its slot is free"
             ));
         }
+        self.hands.unpoll(self.held.values());
+        self.hands.polled.borrow_mut().settle();
         self.inputs.push(Input::Adopted { intents });
     }
 
@@ -417,6 +430,15 @@ impl Hands {
             .collect()
     }
 
+    /// Pipes that nobody wants may hang on the epoll of the image before, and their files live on in the
+    /// guard for a while.
+    fn unpoll<'a>(&self, pipes: impl IntoIterator<Item = &'a OwnedFd>) {
+        let polled = self.polled.borrow();
+        if polled.pipes() == Pipes::Polled {
+            pipes.into_iter().for_each(|pipe| polled.remove(pipe));
+        }
+    }
+
     /// Takes one process over; `None` when its slot makes no sense.
     fn attach(
         &mut self,
@@ -453,7 +475,10 @@ impl Hands {
         let slot = self.memory.slot(index);
         let end = slot.ended().map(|end| end_of(&end));
         let dropped = slot.dropped();
-        let output = position(&self.memory, index, child.ring.as_ref())?;
+        let Some(output) = position(&self.memory, index, child.ring.as_ref()) else {
+            self.unpoll(child.stdout.iter().chain(&child.stderr));
+            return None;
+        };
         let process = Process {
             id,
             slot: index,
@@ -500,17 +525,21 @@ impl Hands {
         notes: &mut Vec<String>,
     ) {
         let slot = self.memory.slot(child.slot);
-        let Ok(before) = slot.cursor() else { return };
+        let Ok(before) = slot.cursor() else {
+            return self.unpoll(held.values());
+        };
         let mut cursor = before;
         for stream in Stream::ALL {
             let pipe = held.remove(&Tag::new(id.0, kind_of_pipe(stream)));
             if cursor.eof.has(stream) {
+                self.unpoll(&pipe);
                 continue;
             }
             match (pipe, stream) {
                 (Some(pipe), Stream::Stdout) if captured.is_some() => child.stdout = Some(pipe),
                 (Some(pipe), Stream::Stderr) if captured.is_some() => child.stderr = Some(pipe),
-                _ => {
+                (pipe, _) => {
+                    self.unpoll(&pipe);
                     notes.push(format!(
                         "process {id}: the pipe of {} is lost",
                         stream.name()

@@ -48,6 +48,8 @@ pub struct Parts {
     pub heirloom: Option<Heirloom>,
     /// What the image before left, if there was one.
     pub resumption: Option<Resumption>,
+    /// The epoll that children's pipes hang on already, if that image has handed it over.
+    pub polled: Option<OwnedFd>,
 }
 
 /// Why the loop cannot begin or go on.
@@ -88,7 +90,11 @@ impl Kernel {
         // What can fail comes first, and after that nobody hears of anything before all is well.
         let mut parts = ManuallyDrop::new(parts);
         let inheritance = ManuallyDrop::new(inheritance);
-        let polled = Rc::new(RefCell::new(Polled::new()?));
+        let polled = match parts.polled.take() {
+            Some(polled) => Polled::resume(polled),
+            None => Polled::new()?,
+        };
+        let polled = Rc::new(RefCell::new(polled));
         let waiting = Waiting::new(&polled.borrow())?;
         let about = parts.about.clone();
         let resumption = ManuallyDrop::new(parts.resumption.take());
@@ -168,6 +174,8 @@ impl Kernel {
             leaving: false,
             heirloom: parts.heirloom,
             order: None,
+            preparing: None,
+            unchecked: Vec::new(),
             rehearsing: None,
             decided: None,
             resumed: None,

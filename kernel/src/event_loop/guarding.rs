@@ -202,6 +202,7 @@ impl Kernel {
             link: None,
             saved: None,
             previous: None,
+            polled: None,
             failure: None,
             kernel: None,
             binary: None,

@@ -3,7 +3,7 @@
 //! Carries out and reports; decides nothing.
 
 use super::adopt::Unresolved;
-use super::polled::Polled;
+use super::polled::{Pipes, Polled};
 use crate::crash::crash_point;
 use crate::entry::{self, Entry};
 use crate::guard::client::GuardLink;
@@ -182,7 +182,8 @@ impl Hands {
     }
 
     pub(super) fn insert_child(&mut self, process: ProcessId, child: Child) {
-        if self.poll_pipes(&child, process).is_err() {
+        let pipes = self.polled.borrow().pipes();
+        if pipes == Pipes::Unpolled && self.poll_pipes(&child, process).is_err() {
             self.unpolled.push(process);
         }
         // Only our own are ours to reap; those of a dead kernel are the guard's.

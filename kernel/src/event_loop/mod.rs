@@ -8,6 +8,7 @@ mod adopt;
 mod beginning;
 mod carry_out;
 mod connections;
+mod describing;
 mod guarding;
 mod hands;
 mod listeners;
@@ -29,9 +30,12 @@ use crate::step::step;
 use crate::sys::readiness::watch_readable;
 use crate::sys::title::ProcessTitle;
 use crate::sys::trim::release_unused_code;
-pub use adopt::{AdoptError, Inheritance, Succession};
+use crate::upgrade::saved_state::SavedDescriptor;
+pub use adopt::{AdoptError, Inheritance, Rings, Succession};
 pub use beginning::{LoopError, Parts};
 use connections::{Connection, Sent};
+use describing::Preparing;
+pub use describing::is_what_was_saved;
 pub use guarding::Heirloom;
 use hands::Hands;
 pub use hands::HandsError;
@@ -44,8 +48,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
+use tokio::io::unix::AsyncFd;
+use tokio::runtime::Runtime;
+pub use upgrading::Resumption;
 use upgrading::{Decided, Order, Rehearsing, Resumed};
-pub use upgrading::{Resumption, size_of_saved};
 
 /// How long nothing must have happened before the memory of code is given back.
 const QUIET: Duration = Duration::from_secs(5);
@@ -89,12 +95,16 @@ pub struct Kernel {
     heirloom: Option<Heirloom>,
     /// An upgrade that was asked for in this turn.
     order: Option<Order>,
+    /// The one before its rehearsal.
+    preparing: Option<Preparing>,
     /// The one whose program rehearses.
     rehearsing: Option<Rehearsing>,
     /// The one that happens after this turn.
     decided: Option<Decided>,
     /// What the one that made this program of the process is to be answered with.
     resumed: Option<Resumed>,
+    /// Descriptors that were taken over and not looked at yet.
+    unchecked: Vec<SavedDescriptor>,
     /// Until [`Kernel::run`] takes it.
     waiting: Option<Waiting>,
 }
@@ -102,21 +112,28 @@ pub struct Kernel {
 /// The runtime, which tells when our epoll has something.
 struct Waiting {
     // First, as it is registered with the other.
-    watched: tokio::io::unix::AsyncFd<OwnedFd>,
-    runtime: tokio::runtime::Runtime,
+    watched: Watched,
+    runtime: Runtime,
 }
+
+/// Our epoll, as the runtime watches it.
+enum Watched {
+    /// Until there is nothing to do for the first time: for one with thousands of descriptors on it Linux
+    /// then looks at each.
+    NotYet(OwnedFd),
+    Yes(AsyncFd<OwnedFd>),
+}
+
+/// How long until it is tried again to have our epoll watched, when Linux refused.
+const WATCH_AGAIN: Duration = Duration::from_millis(10);
 
 impl Waiting {
     fn new(polled: &Polled) -> Result<Self, std::io::Error> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
-            .enable_time()
-            .build()?;
-        let watched = {
-            let _entered = runtime.enter();
-            watch_readable(polled.handle()?)?
-        };
-        Ok(Self { watched, runtime })
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        Ok(Self {
+            watched: Watched::NotYet(polled.handle()?),
+            runtime: builder.enable_io().enable_time().build()?,
+        })
     }
 }
 
@@ -145,7 +162,11 @@ impl Kernel {
     ///
     /// Nothing happens before the first turn that a failure could have kept from happening.
     pub fn run(mut self, started: impl FnOnce()) -> Result<(), LoopError> {
-        let Some(Waiting { runtime, watched }) = self.waiting.take() else {
+        let Some(Waiting {
+            runtime,
+            mut watched,
+        }) = self.waiting.take()
+        else {
             return Ok(());
         };
         runtime.block_on(async move {
@@ -162,13 +183,15 @@ impl Kernel {
                 polled.borrow_mut().take(&mut ready)?;
                 let idle = ready.is_empty() && !self.has_work();
                 if idle && !self.is_due() {
-                    self.wait(&watched).await?;
+                    self.wait(&mut watched).await?;
                     continue;
                 }
                 self.code = Code::Used;
                 self.turn(&ready);
+                self.look_again();
+                self.prepare_upgrade();
                 if let Some(order) = self.order.take() {
-                    self.begin_upgrade(order);
+                    self.preparing = Some(Preparing::new(order));
                 }
                 if let Some(decided) = self.decided.take() {
                     self.upgrade(decided);
@@ -178,10 +201,18 @@ impl Kernel {
         })
     }
 
-    async fn wait(
-        &mut self,
-        watched: &tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>,
-    ) -> Result<(), LoopError> {
+    async fn wait(&mut self, watched: &mut Watched) -> Result<(), LoopError> {
+        if let Watched::NotYet(epoll) = watched {
+            let copy = epoll.try_clone();
+            match copy.and_then(watch_readable) {
+                Ok(begun) => *watched = Watched::Yes(begun),
+                // No memory, say: what is ready shows all the same, only later.
+                Err(_) => tokio::time::sleep(WATCH_AGAIN).await,
+            }
+        }
+        let Watched::Yes(watched) = watched else {
+            return Ok(());
+        };
         let readable = async {
             // Our epoll was empty a moment ago. If something has come since, the runtime hears of
             // it when it looks, as that is later.
@@ -211,7 +242,10 @@ impl Kernel {
     }
 
     fn has_work(&self) -> bool {
-        !self.state.serving.is_empty() || !self.unparsed.is_empty()
+        !self.state.serving.is_empty()
+            || !self.unparsed.is_empty()
+            || !self.unchecked.is_empty()
+            || self.preparing.is_some()
     }
 
     fn is_due(&self) -> bool {

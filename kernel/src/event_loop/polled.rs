@@ -113,6 +113,16 @@ const EVENTS_MAX: usize = 128;
 pub(super) struct Polled {
     epoll: Epoll,
     events: Vec<EpollEvent>,
+    pipes: Pipes,
+}
+
+/// Whether the children that are taken over hang on it already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pipes {
+    /// They do: it is that of the program before in this process.
+    Polled,
+    /// They do not.
+    Unpolled,
 }
 
 impl Polled {
@@ -125,10 +135,31 @@ impl Polled {
         Ok(Self {
             epoll,
             events: vec![EpollEvent::empty(); EVENTS_MAX],
+            pipes: Pipes::Unpolled,
         })
     }
 
-    /// A second descriptor for it, to be registered with the runtime.
+    /// That of the program before in this process, with children's pipes on it: to look at thousands of
+    /// them again, and to take the old ones down, is a fifth of the pause of an upgrade.
+    pub(super) fn resume(epoll: OwnedFd) -> Self {
+        Self {
+            epoll: Epoll(epoll),
+            events: vec![EpollEvent::empty(); EVENTS_MAX],
+            pipes: Pipes::Polled,
+        }
+    }
+
+    /// Whether the children that are taken over hang on it already.
+    pub(super) const fn pipes(&self) -> Pipes {
+        self.pipes
+    }
+
+    /// All children were taken over: from now on each has to be polled.
+    pub(super) const fn settle(&mut self) {
+        self.pipes = Pipes::Unpolled;
+    }
+
+    /// A second descriptor for it, to be registered with the runtime or handed over.
     ///
     /// # Errors
     /// Descriptor limits.
@@ -136,13 +167,16 @@ impl Polled {
         self.epoll.0.try_clone()
     }
 
-    /// Begins to wait for a descriptor.
+    /// Begins to wait for a descriptor; what hangs there already is waited for anew.
     ///
     /// # Errors
     /// `EPERM` for what is always ready (files), memory limits.
     pub(super) fn add(&self, fd: impl AsFd, token: Token, interest: Interest) -> Result<(), Errno> {
-        self.epoll
-            .add(fd, EpollEvent::new(interest.flags(), token.to_word()))
+        let event = EpollEvent::new(interest.flags(), token.to_word());
+        match self.epoll.add(&fd, event) {
+            Err(Errno::EEXIST) => self.change(fd, token, interest),
+            added => added,
+        }
     }
 
     /// Waits for something else on it.
@@ -159,7 +193,8 @@ impl Polled {
         self.epoll.modify(fd, &mut event)
     }
 
-    /// Waits for it no longer. (Closing the last descriptor of a file does so too.)
+    /// Waits for it no longer. (Closing the last descriptor of a file does so too; of most the guard has
+    /// another.)
     pub(super) fn remove(&self, fd: impl AsFd) {
         // Not being there is as good.
         let _ = self.epoll.delete(fd);

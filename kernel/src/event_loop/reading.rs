@@ -31,10 +31,7 @@ impl Hands {
                 continue;
             };
             let token = Token::Pipe(process, stream);
-            match self.polled.borrow().add(pipe, token, Interest::Read) {
-                Ok(()) | Err(Errno::EEXIST) => {}
-                Err(cause) => return Err(cause),
-            }
+            self.polled.borrow().add(pipe, token, Interest::Read)?;
         }
         Ok(())
     }
@@ -123,6 +120,8 @@ impl Hands {
                 self.record_outcome(process)?
             }
             Ok(CellOutcome::EndOfFile) => {
+                // The guard still has it for a moment, and for as long as it is stopped.
+                self.polled.borrow().remove(pipe);
                 child.drop_pipe(stream);
                 self.guard
                     .release(Tag::of_process(process, kind_of_pipe(stream)));

@@ -2,6 +2,7 @@
 //! and in the new image, goes on.
 
 use super::connections::{Connection, Course, Resumed as ResumedConnection, Speech};
+use super::describing::{Described, Identities, describe};
 use super::guarding::Heirloom;
 use super::hands::Orphan;
 use super::{Kernel, LoopError};
@@ -10,9 +11,9 @@ use crate::effect::UpgradeExtent;
 use crate::guard::image::Image;
 use crate::guard::role::{Part, Role};
 use crate::input::{Input, ResumedSession};
-use crate::memory::held::Tag;
+use crate::log::Backlog;
 use crate::reap::now_ns;
-use crate::state::SessionId;
+use crate::state::{Reading, SessionId};
 use crate::sys::alarm;
 use crate::sys::memfd::create_constant;
 use crate::upgrade::rehearse::Rehearsal;
@@ -23,9 +24,9 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, fstat};
 use nix::unistd::{AccessFlags, access};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -87,37 +88,17 @@ struct Attempt {
     known: Identities,
 }
 
-/// What the files of held descriptors are, looked at before the rehearsal. A tag means one file for as
-/// long as this process has it, under one number, so the second saving, in which everybody waits, looks
-/// only at what is new: with 1,000 children 4,000 system calls less, a tenth of the pause.
-#[derive(Debug, Default)]
-struct Identities(HashMap<(Tag, i32), SavedDescriptor>);
-
-impl Identities {
-    fn of(described: &[SavedDescriptor]) -> Self {
-        let known = described.iter().filter_map(|saved| {
-            let tag = Tag::from_word(saved.tag)?;
-            Some(((tag, saved.number), *saved))
-        });
-        Self(known.collect())
-    }
-
-    /// Describes all of them, looking only at those that are new.
-    fn describe(&self, held: &[(Tag, BorrowedFd<'_>)]) -> Result<Vec<SavedDescriptor>, Errno> {
-        let described = held.iter().map(|(tag, fd)| {
-            let known = self.0.get(&(*tag, fd.as_raw_fd()));
-            known.map_or_else(|| describe(tag.word(), *fd), |known| Ok(*known))
-        });
-        described.collect()
-    }
-}
-
 const CANNOT: &str = "this kernel cannot be upgraded";
 
 impl Kernel {
     /// Remembers an order, to be begun between two turns; one at a time.
     pub(super) fn take_order(&mut self, order: Order) -> Result<(), String> {
-        let busy = match (&self.rehearsing, &self.order, &self.decided) {
+        let waits = self.preparing.as_ref().map(|preparing| &preparing.order);
+        let busy = match (
+            &self.rehearsing,
+            waits.or(self.order.as_ref()),
+            &self.decided,
+        ) {
             (Some(Rehearsing { attempt, .. }), ..) | (_, _, Some(Decided(attempt))) => {
                 Some(attempt.path.display().to_string())
             }
@@ -140,18 +121,17 @@ impl Kernel {
 
     /// Lets the program that was asked for rehearse. Nobody waits for it: see
     /// [`Kernel::handle_orphan`].
-    pub(super) fn begin_upgrade(&mut self, order: Order) {
+    pub(super) fn begin_upgrade(&mut self, order: Order, known: Identities) {
         let asker = order.asker;
-        match self.begin_rehearsal(order) {
+        match self.begin_rehearsal(order, known) {
             Ok(rehearsing) => self.rehearsing = Some(rehearsing),
             Err(reason) => self.answer_refused(asker, &reason),
         }
     }
 
-    fn begin_rehearsal(&mut self, order: Order) -> Result<Rehearsing, String> {
+    fn begin_rehearsal(&mut self, order: Order, known: Identities) -> Result<Rehearsing, String> {
         let sessions = self.save_sessions()?;
-        let held = self.describe_held(&Identities::default())?;
-        let known = Identities::of(&held);
+        let held = self.describe_held(&known)?.saved;
         let heirloom = self.heirloom.as_ref().ok_or(CANNOT)?;
         let path = match &order.path {
             Some(path) => heirloom.image.origin().join(path),
@@ -201,6 +181,7 @@ impl Kernel {
         match rehearsal.conclude(orphan.status) {
             Err(error) => self.answer_refused(attempt.order.asker, &format!("{shown}: {error}")),
             Ok(carried) if attempt.order.extent == UpgradeExtent::CheckOnly => {
+                self.close_on_exec_again();
                 let text = format!("{shown} is good: {carried}; nothing has happened");
                 self.answer(attempt.order.asker, text);
             }
@@ -218,7 +199,8 @@ impl Kernel {
         self.answer_refused(attempt.order.asker, &reason);
     }
 
-    fn answer_refused(&mut self, asker: Option<SessionId>, reason: &str) {
+    pub(super) fn answer_refused(&mut self, asker: Option<SessionId>, reason: &str) {
+        self.close_on_exec_again();
         self.answer(asker, format!("Error: nothing has happened: {reason}"));
     }
 
@@ -238,23 +220,26 @@ impl Kernel {
         } = attempt;
         // Once more: the rehearsal took its time.
         let sessions = self.save_sessions()?;
-        let described = self.describe_held(known)?;
+        let polled = self.hand_over_polled();
+        let Described { saved, fresh } = self.describe_held(known)?;
         let heirloom = self.heirloom.as_ref().ok_or(CANNOT)?;
-        let saved = self.save_to_file(described, sessions, heirloom, order, path)?;
+        let saved = self.save_to_file(saved, sessions, heirloom, order, path)?;
         let role = Role {
             part: Part::Kernel,
             shared: self.hands.shared_numbers(heirloom),
             link: self.hands.guard.descriptor().map(|link| link.as_raw_fd()),
             saved: Some(saved.as_raw_fd()),
             previous: Some(heirloom.image.binary.as_raw_fd()),
+            polled: polled.as_ref().map(AsRawFd::as_raw_fd),
             failure: None,
             kernel: None,
             binary: None,
             original: heirloom.original,
         };
-        let held = self.hands.all_held(&self.listeners);
-        let mut kept = held.iter().map(|(_, fd)| *fd).collect::<Vec<_>>();
+        // The others stay open already.
+        let mut kept = fresh;
         kept.extend(self.hands.shared_descriptors(heirloom));
+        kept.extend(polled.as_ref().map(AsFd::as_fd));
         kept.extend(self.hands.guard.descriptor());
         kept.extend([saved.as_fd(), heirloom.image.binary.as_fd()]);
         kept.extend(self.connections.values().map(Connection::socket));
@@ -278,10 +263,31 @@ impl Kernel {
             .map_err(|cause| format!("the sessions cannot be saved: {}", cause.desc()))
     }
 
-    fn describe_held(&self, known: &Identities) -> Result<Vec<SavedDescriptor>, String> {
-        let held = self.hands.all_held(&self.listeners);
-        let described = known.describe(&held);
-        described.map_err(|cause| format!("the state cannot be saved: {}", cause.desc()))
+    /// The epoll, for the next program to go on with: with every pipe on it, and nothing of which only
+    /// this program has the descriptor. `None` while it is not known of each pipe whether it hangs on it.
+    fn hand_over_polled(&mut self) -> Option<OwnedFd> {
+        let hands = &self.hands;
+        let is_known = hands.unresolved.is_empty()
+            && hands.unpolled.is_empty()
+            && hands.newly_attached.is_empty();
+        let mut unpolled = self.state.processes.values();
+        // Should nothing come of it, one that waits is looked at once for nothing.
+        let polls_all = unpolled.all(|process| {
+            process.output.reading == Reading::Polled
+                || hands
+                    .children
+                    .get(&process.id)
+                    .is_none_or(|child| hands.poll_pipes(child, process.id).is_ok())
+        });
+        if !is_known || !polls_all {
+            return None;
+        }
+        let polled = self.polled.borrow();
+        // Its next line begins to wait again.
+        if std::mem::replace(&mut self.log_polled, Backlog::Empty) == Backlog::Waiting {
+            polled.remove(self.log.descriptor());
+        }
+        polled.handle().ok()
     }
 
     fn save_to_file(
@@ -348,6 +354,9 @@ impl Kernel {
             mut sockets,
             failure,
         } = resumption;
+        if self.hands.guard.descriptor().is_some() {
+            self.unchecked = saved.held;
+        }
         let mut sessions = Vec::new();
         for saved in saved.sessions {
             let id = SessionId(saved.session);
@@ -452,24 +461,6 @@ fn save_session(
     saved.received = connection.decoder.pending().to_vec();
     saved.unsent = connection.queue.to_vec();
     Ok(saved)
-}
-
-fn describe(tag: u64, fd: BorrowedFd<'_>) -> Result<SavedDescriptor, Errno> {
-    let stat = fstat(fd)?;
-    Ok(SavedDescriptor {
-        tag,
-        number: fd.as_raw_fd(),
-        device: stat.st_dev,
-        inode: stat.st_ino,
-    })
-}
-
-/// The size of a descriptor's file, if it is what was saved; 0 where it has none.
-#[must_use]
-pub fn size_of_saved(fd: BorrowedFd<'_>, saved: &SavedDescriptor) -> Option<u64> {
-    let stat = fstat(fd).ok()?;
-    let is_it = stat.st_dev == saved.device && stat.st_ino == saved.inode;
-    is_it.then(|| u64::try_from(stat.st_size).unwrap_or(0))
 }
 
 fn open_program(path: &Path) -> Result<OwnedFd, Errno> {

@@ -4,6 +4,10 @@
 use std::fmt;
 use std::str::FromStr;
 
+/// What the words in the epoll that is handed over mean (`event_loop::polled::Token`). Whoever changes
+/// that counts up.
+pub const TOKENS_VERSION: u32 = 1;
+
 /// A whole role.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Role {
@@ -17,6 +21,9 @@ pub struct Role {
     pub saved: Option<i32>,
     /// The program before, to go back to; only for an upgrade.
     pub previous: Option<i32>,
+    /// The epoll that children's pipes hang on already; only for an upgrade. A program that does not
+    /// know it, or knows other [`TOKENS_VERSION`]s, makes one of its own.
+    pub polled: Option<i32>,
     /// Why the next program could not go on, as text in a memory file; only for one that is gone
     /// back to.
     pub failure: Option<i32>,
@@ -92,6 +99,9 @@ impl fmt::Display for Role {
         if let Some(previous) = self.previous {
             write!(f, ",previous={previous}")?;
         }
+        if let Some(polled) = self.polled {
+            write!(f, ",polled={polled}:{TOKENS_VERSION}")?;
+        }
         if let Some(failure) = self.failure {
             write!(f, ",failure={failure}")?;
         }
@@ -150,6 +160,12 @@ impl FromStr for Role {
             link: optional("link")?,
             saved: optional("saved")?,
             previous: optional("previous")?,
+            polled: match find(&fields, "polled").and_then(|both| both.split_once(':')) {
+                Some((number_of, version)) if version == TOKENS_VERSION.to_string() => {
+                    Some(number("polled", number_of)?)
+                }
+                _ => None,
+            },
             failure: optional("failure")?,
             kernel: optional("kernel")?,
             binary: optional("binary")?,
@@ -190,6 +206,7 @@ mod tests {
             link: Some(9),
             saved: Some(10),
             previous: Some(11),
+            polled: Some(14),
             failure: Some(12),
             kernel: Some(1234),
             binary: Some(13),
@@ -204,6 +221,7 @@ mod tests {
             link: None,
             saved: None,
             previous: None,
+            polled: None,
             failure: None,
             kernel: None,
             binary: None,
@@ -211,6 +229,17 @@ mod tests {
             ..role
         };
         assert_eq!(role.to_string().parse(), Ok(role));
+    }
+
+    #[test]
+    fn an_epoll_with_words_of_another_kind_is_not_taken() {
+        let role = |polled: &str| {
+            let text = format!("kernel,state=3,journal=4,bounce=5:6,ended=7,lock=8,{polled}");
+            text.parse::<Role>().unwrap().polled
+        };
+        assert_eq!(role(&format!("polled=14:{TOKENS_VERSION}")), Some(14));
+        assert_eq!(role("polled=14:0"), None);
+        assert_eq!(role("polled=14"), None);
     }
 
     #[test]

@@ -55,6 +55,39 @@ impl Tag {
     pub const fn word(self) -> u64 {
         self.0
     }
+
+    /// What it is; `None` for a kind of a later release.
+    #[must_use]
+    pub fn kind(self) -> Option<HeldKind> {
+        let [kind, ..] = self.0.to_le_bytes();
+        [
+            HeldKind::Stdout,
+            HeldKind::Stderr,
+            HeldKind::Ring,
+            HeldKind::Pidfd,
+            HeldKind::Socket,
+            HeldKind::Listener,
+        ]
+        .into_iter()
+        .find(|known| *known as u8 == kind)
+    }
+
+    /// Whose it is, if its kind is one of a process.
+    #[must_use]
+    pub const fn process(self) -> ProcessId {
+        ProcessId(self.0 >> 8)
+    }
+}
+
+impl HeldKind {
+    /// Whether it belongs to a process.
+    #[must_use]
+    pub const fn is_of_process(self) -> bool {
+        match self {
+            Self::Stdout | Self::Stderr | Self::Ring | Self::Pidfd => true,
+            Self::Socket | Self::Listener => false,
+        }
+    }
 }
 
 /// A place in the table.
@@ -164,6 +197,11 @@ mod tests {
         assert_ne!(one, Tag::of_process(ProcessId(5), HeldKind::Stderr));
         assert_ne!(one, Tag::new(6, HeldKind::Stdout));
         assert_eq!(Tag::from_word(one.word()), Some(one));
+        assert_eq!(
+            (one.process(), one.kind()),
+            (ProcessId(5), Some(HeldKind::Stdout))
+        );
+        assert_eq!(Tag::from_word(5 << 8 | 99).and_then(Tag::kind), None);
         assert_eq!(Tag::from_word(0), None);
     }
 }

@@ -177,27 +177,28 @@ impl Ring {
     /// Not a sealed file of a possible ring size.
     pub fn open(fd: OwnedFd) -> Result<Self, MemoryError> {
         let bytes = sealed_size(&fd).map_err(MemoryError::call("ring", "map"))?;
-        Self::of_known_size(fd, bytes)
-    }
-
-    /// The same with a file whose size, `bytes`, and seals are known: it is the very one that the
-    /// image before used. Two system calls less per child in the pause of an upgrade.
-    ///
-    /// # Errors
-    /// Not a possible ring size.
-    pub fn of_known_size(fd: OwnedFd, bytes: u64) -> Result<Self, MemoryError> {
         let data = bytes.saturating_sub(PAGE);
         let size = RingSize::holding(data)
             .filter(|size| size.bytes() == data)
             .ok_or_else(|| MemoryError::unusable("ring", format!("{data} data bytes")))?;
-        Ok(Self {
+        Ok(Self::of_size(fd, size))
+    }
+
+    /// The same with a file whose size and seals are known: it is the very one that the image before used.
+    /// Two system calls less per child in the pause of an upgrade.
+    #[must_use]
+    pub const fn of_size(fd: OwnedFd, size: RingSize) -> Self {
+        Self {
             fd,
             mapping: OnceCell::new(),
             size,
             payload_bytes_max: None,
-            touched: data,
-            dropped: Cell::default(),
-        })
+            touched: size.bytes(),
+            dropped: Cell::new(Dropped {
+                records: 0,
+                bytes: 0,
+            }),
+        }
     }
 
     /// The same, holding no more payload than what was asked for.

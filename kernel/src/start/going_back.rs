@@ -35,12 +35,7 @@ impl WayBack {
         let patience = resume_patience();
         let reason = format!("release {RELEASE}: it did not serve within {patience:?}");
         let failure = create_constant("kingpole-failure", reason.as_bytes()).ok()?;
-        let role = Role {
-            failure: Some(failure.as_raw_fd()),
-            ..role.clone()
-        };
-        let mut numbers = numbers.to_vec();
-        numbers.push(failure.as_raw_fd());
+        let (role, numbers) = role_of_the_one_before(role, numbers, &failure);
         let (arguments, environment) = image.words(&role);
         let arranged = arrange(previous, numbers, arguments, environment).ok()?;
         Some(Self {
@@ -48,6 +43,20 @@ impl WayBack {
             _failure: failure,
         })
     }
+}
+
+/// What the program before is to be again, and what stays open for it: everything but the epoll, as
+/// whoever failed may have changed what hangs on that.
+fn role_of_the_one_before(role: &Role, numbers: &[i32], failure: &OwnedFd) -> (Role, Vec<i32>) {
+    let stays = |number: &&i32| Some(**number) != role.polled;
+    let mut numbers = numbers.iter().filter(stays).copied().collect::<Vec<_>>();
+    numbers.push(failure.as_raw_fd());
+    let role = Role {
+        failure: Some(failure.as_raw_fd()),
+        polled: None,
+        ..role.clone()
+    };
+    (role, numbers)
 }
 
 /// Becomes the program before again, with the same state. Returns only if that is not possible.
@@ -71,12 +80,7 @@ pub(super) fn go_back(
         Ok(failure) => failure,
         Err(cause) => return failed(cause),
     };
-    let role = Role {
-        failure: Some(failure.as_raw_fd()),
-        ..role.clone()
-    };
-    let mut numbers = numbers.to_vec();
-    numbers.push(failure.as_raw_fd());
+    let (role, numbers) = role_of_the_one_before(role, numbers, &failure);
     // That one may hang as well.
     if let Err(cause) = alarm::set(resume_patience()) {
         return failed(cause);

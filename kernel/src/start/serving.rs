@@ -4,14 +4,14 @@ use super::going_back::{WayBack, go_back, read_failure};
 use super::{Ground, RELEASE, StartError, own, stderr_log, system};
 use crate::crash::{Victim, arm, resume_stage};
 use crate::event_loop::{
-    Detail, Heirloom, Inheritance, Kernel, Parts, Permissions, Resumption, Succession, open_all,
-    size_of_saved,
+    Detail, Heirloom, Inheritance, Kernel, Parts, Permissions, Resumption, Rings, Succession,
+    is_what_was_saved, open_all,
 };
 use crate::exit::Exit;
 use crate::guard::image::Image;
 use crate::guard::role::{Original, Role};
 use crate::guard::shared::Shared;
-use crate::memory::held::Tag;
+use crate::memory::held::{HeldKind, Tag};
 use crate::notify::notify;
 use crate::peer::Guests;
 use crate::reap::now_ns;
@@ -20,6 +20,7 @@ use crate::sys::alarm;
 use crate::sys::daemon::{Promise, take_over_title};
 use crate::sys::inherited::Inherited;
 use crate::sys::process::become_subreaper;
+use crate::sys::readiness::unpoll;
 use crate::sys::trim::release_unused_code;
 use crate::upgrade::rehearse::read_saved;
 use std::collections::BTreeMap;
@@ -51,7 +52,7 @@ pub(super) fn guarded(
     let beginning = Beginning {
         shared,
         held,
-        known_sizes: BTreeMap::new(),
+        polled: None,
         link,
         original: role.original,
         resumption: None,
@@ -88,11 +89,8 @@ fn upgraded(
             // Copies, and what nobody claimed.
             drop(inherited);
             drop(image);
-            let started = || {
-                alarm::cancel();
-                release_unused_code();
-            };
-            kernel.run(started).map_err(StartError::Ended)?;
+            // The memory of code is given back when it is quiet: clients wait now.
+            kernel.run(alarm::cancel).map_err(StartError::Ended)?;
             Ok(Exit::Done)
         }
         Err(error) => {
@@ -122,14 +120,15 @@ fn resume(
     let failure = role.failure.map(|number| read_failure(inherited, number));
     // All is looked at before anything is used.
     stage("resume: descriptors")?;
-    let mut known_sizes = BTreeMap::new();
     for wanted in saved.descriptors() {
+        let kind = Tag::from_word(wanted.tag).and_then(Tag::kind);
+        // Thousands of them are looked at later, by a kernel that has a guard: see `Kernel::look_again`.
+        let later = role.link.is_some() && kind.is_some_and(HeldKind::is_of_process);
         let found = inherited.get(wanted.number);
-        let Some(bytes) = found.and_then(|fd| size_of_saved(fd, wanted)) else {
+        if !found.is_some_and(|fd| later || is_what_was_saved(fd, wanted)) {
             let number = wanted.number;
             return Err(lost(format!("descriptor {number} is not what was saved")));
-        };
-        known_sizes.extend(Tag::from_word(wanted.tag).map(|tag| (tag, bytes)));
+        }
     }
     stage("resume: shared memory")?;
     let shared = Shared::copy(inherited, role.shared)?;
@@ -139,6 +138,10 @@ fn resume(
                 .copy(number)
                 .map_err(system("take the link over"))?,
         ),
+        None => None,
+    };
+    let polled = match role.polled {
+        Some(number) => Some(take_polled_over(inherited, role, number)?),
         None => None,
     };
     // Not closed by a failure.
@@ -159,7 +162,7 @@ fn resume(
     let beginning = Beginning {
         shared,
         held: ManuallyDrop::into_inner(held),
-        known_sizes,
+        polled,
         link,
         original: role.original,
         resumption: Some(Resumption {
@@ -171,11 +174,27 @@ fn resume(
     prepare(ground, beginning, point_of_no_return)
 }
 
+/// The epoll of the program before, without what hangs on it under numbers that are not used again.
+fn take_polled_over(
+    inherited: &Inherited,
+    role: &Role,
+    number: i32,
+) -> Result<OwnedFd, StartError> {
+    let polled = inherited.copy(number);
+    let polled = polled.map_err(system("take the epoll over"))?;
+    for number in [Some(role.shared.ended), role.link].into_iter().flatten() {
+        if let Some(fd) = inherited.get(number) {
+            unpoll(&polled, fd);
+        }
+    }
+    Ok(polled)
+}
+
 /// What a kernel begins with.
 struct Beginning {
     shared: Shared,
     held: BTreeMap<Tag, OwnedFd>,
-    known_sizes: BTreeMap<Tag, u64>,
+    polled: Option<OwnedFd>,
     link: Option<OwnedFd>,
     original: Original,
     resumption: Option<Resumption>,
@@ -191,7 +210,7 @@ pub(super) fn alone(
     let beginning = Beginning {
         shared,
         held: BTreeMap::new(),
-        known_sizes: BTreeMap::new(),
+        polled: None,
         link: None,
         original,
         resumption: None,
@@ -232,7 +251,7 @@ fn prepare(
     let Beginning {
         shared,
         held,
-        known_sizes,
+        polled,
         link,
         original,
         resumption,
@@ -314,18 +333,19 @@ fn prepare(
             ended: shared.ended,
         }),
         resumption: ManuallyDrop::into_inner(resumption),
+        polled,
     };
-    let succession = if parts.resumption.is_some() {
-        Succession::Upgrade
+    let (succession, rings) = if parts.resumption.is_some() {
+        (Succession::Upgrade, Rings::AsRecorded)
     } else {
-        Succession::Crash
+        (Succession::Crash, Rings::Unknown)
     };
     let inheritance = Inheritance {
         state: shared.memory,
         journal: shared.journal,
         bounce: shared.bounce,
         held: ManuallyDrop::into_inner(held),
-        known_sizes,
+        rings,
     };
     let (kernel, _) = Kernel::adopt(parts, inheritance, succession, point_of_no_return)
         .map_err(StartError::Loop)?;

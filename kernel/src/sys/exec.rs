@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{ForkResult, Pid, execveat, fork, getpid, getppid};
 
 use super::daemon::check_single_thread;
+use super::inherited::set_all_close_on_exec;
 
 /// Whether descriptors stay open through exec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,8 +60,7 @@ pub fn inherit_numbers(numbers: &[i32]) {
     }
 }
 
-/// Starts `binary` in a copy of this process, which keeps `kept` and everything that is not
-/// close-on-exec. Gives its pid.
+/// Starts `binary` in a copy of this process, which keeps exactly `kept` (and 0 to 2). Gives its pid.
 ///
 /// # Errors
 /// No process can be made, or there are threads (`EDEADLK`).
@@ -78,6 +78,9 @@ pub fn fork_exec(
         ForkResult::Parent { child } => return Ok(child.as_raw()),
         ForkResult::Child => {}
     }
+    // Before an upgrade what is to stay open through it is not close-on-exec. Before Linux 5.11 this fails:
+    // then the program that is started closes what it was not told of.
+    let _ = set_all_close_on_exec();
     let mut result = set_inherited(kept, Inherit::Yes);
     if orphaned == Orphaned::Dies {
         result = result.and(die_with(parent));

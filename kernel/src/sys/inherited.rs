@@ -1,8 +1,7 @@
 //! Descriptors that a predecessor left open for us through exec.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::process::duplicate_from;
@@ -10,15 +9,25 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 /// Numbers of what is open. There may be thousands, and a client waits: Linux 6.2 tells how many, and
-/// looking at numbers takes a fraction of reading the directory.
+/// where each run of them ends takes one call to find, which looks at none of their files.
 fn open_numbers() -> Result<Vec<i32>, Errno> {
     let count = open_count().ok_or(Errno::ENOENT)?;
     let mut numbers = Vec::with_capacity(count);
     if count != 0 {
         let mut first = 0;
         while numbers.len() < count && first < NUMBERS_MAX {
-            numbers.extend(open_among(first));
+            let looked_at = open_among(first);
             first += NUMBERS_AT_ONCE;
+            let reaches_on = looked_at.last().is_some_and(|last| *last == first - 1);
+            numbers.extend(looked_at);
+            if reaches_on
+                && numbers.len() < count
+                && let Some(open) = numbers.last()
+                && let Some(free) = first_free_from(*open, first)
+            {
+                numbers.extend(first..free);
+                first = free;
+            }
         }
         if numbers.len() == count {
             return Ok(numbers);
@@ -34,11 +43,24 @@ fn open_numbers() -> Result<Vec<i32>, Errno> {
     Ok(numbers)
 }
 
+/// The first number from `first` on under which nothing is open: where a copy of `open` would go. `None`
+/// where there is no room for one.
+fn first_free_from(open: i32, first: i32) -> Option<i32> {
+    // SAFETY: makes a copy under a number that nobody has, and closes it again; no memory is involved.
+    unsafe {
+        let copy = libc::fcntl(open, libc::F_DUPFD_CLOEXEC, first);
+        (copy >= 0).then(|| {
+            libc::close(copy);
+            copy
+        })
+    }
+}
+
 /// Far above every number that one of us uses.
 const NUMBERS_MAX: i32 = 1 << 20;
 
 /// As many as one `poll` looks at; Linux refuses more than may be open (RLIMIT_NOFILE).
-const NUMBERS_AT_ONCE: i32 = 256;
+const NUMBERS_AT_ONCE: i32 = 64;
 
 /// How many descriptors this process has open; `None` without `/proc`, 0 before Linux 6.2.
 #[must_use]
@@ -47,8 +69,7 @@ pub fn open_count() -> Option<usize> {
     usize::try_from(counted.len()).ok()
 }
 
-/// Those from `first` on that are open, some hundred at a time: `poll` says of each that is not. With
-/// 4,000 of them that takes some 300 calls instead of 4,000.
+/// Those of the next [`NUMBERS_AT_ONCE`] that are open: `poll` says of each that is not.
 fn open_among(first: i32) -> Vec<i32> {
     let numbers = first..first.saturating_add(NUMBERS_AT_ONCE);
     let mut polled = numbers
@@ -75,7 +96,11 @@ fn is_open(number: i32) -> bool {
     unsafe { libc::fcntl(number, libc::F_GETFD) >= 0 }
 }
 
-fn set_all_close_on_exec() -> Result<(), Errno> {
+/// Sets close-on-exec on every descriptor from 3 on, at once.
+///
+/// # Errors
+/// Linux is older than 5.11.
+pub fn set_all_close_on_exec() -> Result<(), Errno> {
     let (first, last) = (3_u32, u32::MAX);
     // SAFETY: changes a flag of open descriptors; no memory is involved.
     let result = unsafe {
@@ -93,7 +118,8 @@ fn set_all_close_on_exec() -> Result<(), Errno> {
 /// taken are closed when it is dropped.
 #[derive(Debug)]
 pub struct Inherited {
-    by_number: BTreeMap<i32, OwnedFd>,
+    /// The place is the number: there are thousands, with few gaps between them.
+    by_number: Vec<Option<OwnedFd>>,
 }
 
 impl Inherited {
@@ -106,11 +132,16 @@ impl Inherited {
     /// `/proc` is not mounted.
     pub fn claim_all() -> Result<Self, Errno> {
         static CLAIMED: AtomicBool = AtomicBool::new(false);
-        let mut by_number = BTreeMap::new();
         if CLAIMED.swap(true, Ordering::SeqCst) {
-            return Ok(Self { by_number });
+            return Ok(Self::none());
         }
         let numbers = open_numbers()?;
+        let places = numbers
+            .iter()
+            .max()
+            .map_or(0, |most| most.saturating_add(1));
+        let mut by_number = Vec::new();
+        by_number.resize_with(usize::try_from(places).unwrap_or(0), || None);
         // All of them at once, before Linux 5.11 one by one.
         let at_once = set_all_close_on_exec();
         for number in numbers.into_iter().filter(|number| *number > 2) {
@@ -120,7 +151,9 @@ impl Inherited {
             if at_once.is_err() {
                 fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
             }
-            by_number.insert(number, fd);
+            if let Some(place) = place_of(number).and_then(|place| by_number.get_mut(place)) {
+                *place = Some(fd);
+            }
         }
         Ok(Self { by_number })
     }
@@ -129,14 +162,15 @@ impl Inherited {
     #[must_use]
     pub const fn none() -> Self {
         Self {
-            by_number: BTreeMap::new(),
+            by_number: Vec::new(),
         }
     }
 
     /// Looks at the one with this number.
     #[must_use]
     pub fn get(&self, number: i32) -> Option<BorrowedFd<'_>> {
-        self.by_number.get(&number).map(AsFd::as_fd)
+        let place = self.by_number.get(place_of(number)?)?;
+        place.as_ref().map(AsFd::as_fd)
     }
 
     /// A copy of the one with this number; it stays, so that another program can be handed it.
@@ -149,11 +183,16 @@ impl Inherited {
 
     /// Takes the one with this number.
     pub fn take(&mut self, number: i32) -> Option<OwnedFd> {
-        self.by_number.remove(&number)
+        self.by_number.get_mut(place_of(number)?)?.take()
     }
 
     /// Numbers of those that were not taken yet.
     pub fn numbers(&self) -> impl Iterator<Item = i32> {
-        self.by_number.keys().copied()
+        let open = self.by_number.iter().flatten();
+        open.map(AsRawFd::as_raw_fd)
     }
+}
+
+fn place_of(number: i32) -> Option<usize> {
+    usize::try_from(number).ok()
 }

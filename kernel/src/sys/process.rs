@@ -69,6 +69,13 @@ pub fn pidfd_send_signal(pidfd: impl AsFd, signal: i32) -> Result<(), Errno> {
 /// # Errors
 /// That of `prctl`; none is documented.
 pub fn become_subreaper() -> Result<(), Errno> {
+    let mut is_one: libc::c_int = 0;
+    // SAFETY: stores one int through the pointer, which is valid for that.
+    let asked = unsafe { libc::prctl(libc::PR_GET_CHILD_SUBREAPER, &raw mut is_one) };
+    // Saying so again makes Linux walk through all descendants, while clients wait.
+    if asked == 0 && is_one != 0 {
+        return Ok(());
+    }
     // SAFETY: integers only.
     Errno::result(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }).map(drop)
 }

@@ -39,6 +39,7 @@ fn parts() -> Parts {
         link: None,
         heirloom: None,
         resumption: None,
+        polled: None,
     }
 }
 
@@ -49,7 +50,7 @@ fn fresh() -> Kernel {
         journal: shared.journal,
         bounce: shared.bounce,
         held: BTreeMap::new(),
-        known_sizes: BTreeMap::new(),
+        rings: Rings::Unknown,
     };
     Kernel::adopt(parts(), inheritance, Succession::Crash, || {})
         .unwrap()
@@ -149,7 +150,7 @@ fn bequeath(kernel: &Kernel) -> Inheritance {
         )
         .unwrap(),
         held,
-        known_sizes: BTreeMap::new(),
+        rings: Rings::Unknown,
     }
 }
 
@@ -520,7 +521,7 @@ fn a_kill_between_any_two_stores_takes_back_nothing_that_was_answered() {
             journal: journal.revive(),
             bounce: Bounce::open(read_end, write_end).unwrap(),
             held: BTreeMap::new(),
-            known_sizes: BTreeMap::new(),
+            rings: Rings::Unknown,
         };
         let (kernel, _) = Kernel::adopt(parts(), inheritance, Succession::Crash, || {}).unwrap();
         let found = remembered(&kernel.state);
