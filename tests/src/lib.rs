@@ -15,6 +15,7 @@ pub mod pattern;
 pub mod process;
 pub mod puppet;
 pub mod python;
+pub mod rolling;
 pub mod rotated;
 pub mod scratch;
 pub mod storm;
