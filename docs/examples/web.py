@@ -7,6 +7,7 @@ it, and connections wait in its queue while one is replaced.
 import argparse
 import http.server
 import os
+import queue
 import signal
 import socket
 import threading
@@ -56,12 +57,12 @@ def main():
     listener.setblocking(False)
     server = Server(listener, options.worker)
 
-    def stop(signum, frame):
-        # shutdown() waits for the loop that this handler has interrupted.
-        threading.Thread(target=server.shutdown).start()
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    # shutdown() waits for the loop that a handler has interrupted, so another thread calls it. That one
+    # is there already: a handler that starts it could meet the server starting a thread.
+    asked = queue.SimpleQueue()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: asked.put(number))
+    threading.Thread(target=lambda: asked.get() and server.shutdown(), daemon=True).start()
     host, port = listener.getsockname()[:2]
     say("worker %d (pid %d) serves http://%s:%d/" % (options.worker, os.getpid(), host, port))
     server.serve_forever(poll_interval=0.1)

@@ -18,6 +18,7 @@ pub mod python;
 pub mod rolling;
 pub mod rotated;
 pub mod scratch;
+pub mod stacks;
 pub mod storm;
 pub mod sys;
 pub mod terminal;

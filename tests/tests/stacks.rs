@@ -1,136 +1,66 @@
-//! Configurations as people have them, with the programs that they have: web servers behind nginx,
-//! and all of it reloaded under load. Runs only with `KINGPOLE_STACKS` set, because the programs are
-//! not ours and come from Debian and PyPI.
+//! Configurations as people have them, with the programs that they have: six kinds of web servers
+//! behind nginx, and redis, all in one file, and all of it reloaded under load. Runs only with
+//! `KINGPOLE_STACKS` set, because the programs are not ours and come from Debian and PyPI.
 
-use kingpole_tests::manager::{describe, json, kingpole};
-use kingpole_tests::python::{environment_of, scripts};
-use kingpole_tests::{Kernel, Manager, Scratch, http, wait};
+use kingpole_tests::manager::{describe, kingpole};
+use kingpole_tests::stacks::{
+    are_wanted, copy_with, example, free_port, python_programs, wait_answer,
+};
+use kingpole_tests::{Kernel, Manager, Scratch, binaries, http, wait};
 use std::collections::BTreeSet;
-use std::io::{self, Read, Write};
+use std::fs;
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-const BACKENDS: [&str; 3] = ["gunicorn", "uvicorn", "uwsgi"];
+/// What nginx has behind it; each answers with the pid of whoever did the work.
+const BACKENDS: [&str; 6] = [
+    "gunicorn",
+    "uvicorn",
+    "uwsgi",
+    "chaussette",
+    "php",
+    "mongrel2",
+];
 
-/// What has to be there, or nothing if the stacks are not to be tried.
-fn python() -> Option<PathBuf> {
-    if std::env::var_os("KINGPOLE_STACKS").is_none() {
-        eprintln!("SKIPPED: set KINGPOLE_STACKS=1 to try the stacks");
-        return None;
-    }
-    for program in ["nginx", "redis-server", "uwsgi"] {
-        let found = Command::new(program).arg("--version").output();
-        assert!(found.is_ok(), "{program} is missing: {found:?}");
-    }
-    let requirements = scripts().join("stacks/requirements.txt");
-    let python = environment_of(&requirements, "stacks-python");
-    Some(python.expect("an environment with gunicorn and uvicorn"))
-}
+/// How often everything is reloaded.
+const RELOADS: u64 = 3;
 
-fn configuration(scratch: &Scratch, python: &Path) -> String {
-    let bin = python.parent().expect("bin").display();
-    let here = scratch.path().display();
-    let scripts = scripts().join("stacks");
-    let scripts = scripts.display();
-    let web = |name: &str, cmd: &str, more: &str| {
-        format!(
-            "[socket:{name}]\nhost = 127.0.0.1\nport = 0\n\
-             [watcher:{name}]\ncmd = {cmd}\nworking_dir = {scripts}\nuse_sockets = true\n\
-             copy_env = true\n{more}\n"
-        )
-    };
-    let gunicorn = web(
-        "gunicorn",
-        &format!("{bin}/gunicorn --bind fd://$(circus.sockets.gunicorn) --workers 2 app"),
-        "",
-    );
-    let uvicorn = web(
-        "uvicorn",
-        &format!("{bin}/uvicorn --fd $(circus.sockets.uvicorn) --no-access-log app:asgi"),
-        "numprocesses = 2",
-    );
-    let uwsgi = web(
-        "uwsgi",
-        &format!(
-            "uwsgi --plugin python3 --master --workers 2 --disable-logging --wsgi-file app.py \
-             --http-socket fd://$(circus.sockets.uwsgi) --stats {here}/stats-$(circus.wid)"
-        ),
-        &format!(
-            "stop_signal = QUIT\nstats_directory = {here}\n\
-             hooks.after_spawn = lossless.started\nhooks.before_signal = lossless.pause\n\
-             hooks.extended_stats = lossless.count_workers"
-        ),
-    );
-    format!(
-        "{gunicorn}{uvicorn}{uwsgi}\
-         [watcher:nginx]\ncmd = nginx -p {here} -c {here}/nginx.conf\nautostart = false\n\
-         copy_env = true\nsingleton = true\nsend_hup = true\nstop_signal = QUIT\n\
-         [watcher:redis]\ncmd = redis-server --port 0 --unixsocket {here}/redis.sock --save ''\n\
-         copy_env = true\nsingleton = true\n\
-         [env:uwsgi]\nPYTHONPATH = {scripts}\n"
-    )
-}
-
-/// nginx in front of what was bound where.
-fn nginx(scratch: &Scratch) -> String {
-    let here = scratch.path().display();
-    let sockets = json(scratch, &["listsockets", "--json"]).expect("sockets");
-    let list = sockets["sockets"]
-        .as_array()
-        .or_else(|| sockets.as_array())
-        .unwrap_or_else(|| panic!("no sockets: {sockets}"));
-    let mut servers = String::new();
-    let mut locations = String::new();
-    for backend in BACKENDS {
-        let socket = list.iter().find(|socket| socket["name"] == backend);
-        let port = socket.and_then(|socket| socket["port"].as_u64());
-        let port = port.unwrap_or_else(|| panic!("no port of {backend}: {sockets}"));
-        // Twice, so that a connection which a leaving server took and dropped is tried again.
-        servers.push_str(&format!(
-            "upstream {backend} {{ server 127.0.0.1:{port} max_fails=0; \
-             server 127.0.0.1:{port} max_fails=0; }}\n"
-        ));
-        locations.push_str(&format!(
-            "location /{backend} {{ proxy_pass http://{backend}/; }}\n"
-        ));
-    }
-    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-        .map(|kind| format!("{kind}_temp_path {here}/temp_{kind};\n"))
-        .concat();
-    format!(
-        "daemon off;\npid {here}/nginx.pid;\nerror_log stderr;\nworker_processes 1;\n\
-         events {{ }}\nhttp {{\naccess_log off;\n{temporary}{servers}\
-         server {{ listen unix:{here}/front.sock;\n{locations}}}\n}}\n"
-    )
-}
-
-fn get(front: &Path, backend: &str) -> io::Result<String> {
-    let mut connection = UnixStream::connect(front)?;
-    connection.set_read_timeout(Some(wait::PATIENCE))?;
-    write!(
-        connection,
-        "GET /{backend} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-    )?;
-    let mut answer = Vec::new();
-    connection.read_to_end(&mut answer)?;
-    match http::parse(&answer) {
-        Some((200, body)) => Ok(body.trim().to_owned()),
-        _ => Err(io::Error::other(
-            String::from_utf8_lossy(&answer).into_owned(),
-        )),
-    }
-}
-
-/// Everybody who answered, or the first failure.
-fn load(front: &Path, backend: &str, stop: &AtomicBool) -> Result<BTreeSet<String>, String> {
+/// Everybody who answered, or the first failure. `count` is how many did so far.
+fn load(
+    front: SocketAddr,
+    backend: &str,
+    stop: &AtomicBool,
+    count: &AtomicU64,
+) -> Result<BTreeSet<String>, String> {
     let mut answered = BTreeSet::new();
     while !stop.load(Ordering::Relaxed) {
-        let pid = get(front, backend).map_err(|error| format!("{backend}: {error}"))?;
-        answered.insert(pid);
+        match http::get(front, &format!("/{backend}")) {
+            Ok((200, pid)) => answered.insert(pid.trim().to_owned()),
+            other => return Err(format!("{backend}: {other:?}")),
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(answered)
+}
+
+/// A client of redis that keeps its connection.
+fn ping(redis: &Path, stop: &AtomicBool) -> io::Result<u64> {
+    let mut redis = BufReader::new(UnixStream::connect(redis)?);
+    redis.get_ref().set_read_timeout(Some(wait::PATIENCE))?;
+    let mut answered = 0;
+    while !stop.load(Ordering::Relaxed) {
+        redis.get_mut().write_all(b"PING\r\n")?;
+        let mut line = String::new();
+        redis.read_line(&mut line)?;
+        if line != "+PONG\r\n" {
+            return Err(io::Error::other(format!("{line:?} instead of PONG")));
+        }
+        answered += 1;
     }
     Ok(answered)
 }
@@ -141,61 +71,103 @@ fn done(scratch: &Scratch, arguments: &[&str]) {
     assert!(output.status.success(), "{}", describe(&output));
 }
 
+/// The example with ports of our own; answers its configuration and nginx's port.
+fn the_example(scratch: &Scratch) -> (PathBuf, u16) {
+    let ports = ["8080", "8081", "8082"].map(|port| (port, free_port()));
+    let replaced = ports.map(|(old, new)| (old, new.to_string()));
+    copy_with(scratch, &example(), &replaced);
+    fs::create_dir(scratch.join("var")).expect("a directory");
+    (scratch.join("stack.ini"), ports[0].1)
+}
+
 #[test]
 fn everything_is_reloaded_under_load_and_no_request_fails() {
-    let Some(python) = python() else { return };
+    let programs = [
+        "nginx",
+        "redis-server",
+        "uwsgi",
+        "php-cgi",
+        "mongrel2",
+        "m2sh",
+    ];
+    if !are_wanted(&programs) {
+        return;
+    }
+    let bin = python_programs();
     let kernel = Kernel::start();
     let scratch = kernel.scratch();
-    let file = scratch.write("stack.ini", configuration(scratch, &python));
-    let manager = Manager::start(scratch, &file);
-    for watcher in ["gunicorn", "uvicorn", "uwsgi", "redis"] {
-        wait::until("the watcher is up", || manager.pids(watcher));
-    }
-    scratch.write("nginx.conf", nginx(scratch));
-    done(scratch, &["start", "nginx", "--wait"]);
-    let front = scratch.join("front.sock");
-    let mut first = BTreeSet::new();
+    let (file, port) = the_example(scratch);
+    let path = std::env::var("PATH").expect("a PATH");
+    let path = format!("{}:{path}", bin.display());
+    let environment = [
+        ("PATH", path.as_str()),
+        ("KINGPOLE_DEFAULT_ENDPOINTS", "off"),
+    ];
+    let mut manager = Manager::launch_with(scratch, &file, binaries::manager(), &environment);
+    manager.wait_ready();
     for backend in BACKENDS {
-        first.insert(wait::until("it answers through nginx", || {
-            get(&front, backend)
-        }));
+        wait_answer(port, &format!("/{backend}"));
     }
+    let redis = scratch.join("var/redis.sock");
+    wait::until("redis listens", || UnixStream::connect(&redis));
+
+    let front = SocketAddr::from(([127, 0, 0, 1], port));
     let stop = Arc::new(AtomicBool::new(false));
-    let clients: Vec<_> = BACKENDS
-        .into_iter()
-        .map(|backend| {
-            let (front, stop) = (front.clone(), Arc::clone(&stop));
-            thread::spawn(move || load(&front, backend, &stop))
-        })
-        .collect();
-    let before = manager.pids("uwsgi").expect("up");
-    for _ in 0..2 {
+    let pinging = {
+        let stop = Arc::clone(&stop);
+        thread::spawn(move || ping(&redis, &stop))
+    };
+    let clients = BACKENDS.map(|backend| {
+        let (stop, count) = (Arc::clone(&stop), Arc::new(AtomicU64::new(0)));
+        let counted = Arc::clone(&count);
+        let client = thread::spawn(move || load(front, backend, &stop, &counted));
+        (backend, client, count)
+    });
+    let answers_of_all = || {
+        let before = clients
+            .each_ref()
+            .map(|(_, _, count)| count.load(Ordering::Relaxed));
+        for ((backend, client, count), before) in clients.iter().zip(before) {
+            wait::until("it goes on to answer", || {
+                // The failure is told below.
+                if client.is_finished() || count.load(Ordering::Relaxed) >= before + 20 {
+                    Ok(())
+                } else {
+                    Err(*backend)
+                }
+            });
+        }
+    };
+    answers_of_all();
+    let before = manager.pids("mongrel2-worker").expect("up");
+    for round in 0..RELOADS {
+        if round == 1 {
+            done(scratch, &["incr", "mongrel2-worker", "--wait"]);
+        }
         done(scratch, &["reload", "--wait"]);
+        answers_of_all();
     }
-    assert_ne!(manager.pids("uwsgi").expect("up"), before);
-    // The new ones have answered before the load ends.
-    for backend in BACKENDS {
-        wait::until("somebody new answers", || {
-            let pid = get(&front, backend).map_err(|error| error.to_string())?;
-            if first.contains(&pid) {
-                Err(pid)
-            } else {
-                Ok(())
-            }
-        });
-    }
+    let after = manager.pids("mongrel2-worker").expect("up");
+    assert_eq!(after.len(), 3, "{after:?}");
+    assert!(before.iter().all(|pid| !after.contains(pid)), "{after:?}");
+
     stop.store(true, Ordering::Relaxed);
-    for client in clients {
+    for (backend, client, count) in clients {
         let answered = client.join().expect("the client ends");
         let answered = answered.unwrap_or_else(|error| panic!("{error}\n{}", manager.log()));
-        assert!(answered.len() > 1, "{answered:?}");
+        // One of each generation at the least.
+        let generations = usize::try_from(RELOADS).expect("few") + 1;
+        assert!(answered.len() >= generations, "{backend}: {answered:?}");
+        println!(
+            "{backend}: {} requests, none failed",
+            count.load(Ordering::Relaxed)
+        );
     }
+    let answered = pinging.join().expect("the client ends");
+    println!(
+        "redis: {} answers",
+        answered.expect("redis answers each time")
+    );
     let log = manager.log();
     assert!(log.contains("hook before_signal: paused"), "{log}");
-
-    let mut redis = UnixStream::connect(scratch.join("redis.sock")).expect("redis listens");
-    redis.write_all(b"PING\r\n").expect("sent");
-    let mut pong = [0; 7];
-    redis.read_exact(&mut pong).expect("an answer");
-    assert_eq!(&pong, b"+PONG\r\n");
 }
