@@ -2,12 +2,13 @@
 //! requests. Needs neither a manager nor a process kernel: the emperor does the work, and says in its
 //! statistics how far it is.
 
+mod file;
+mod said;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read};
-use std::net::TcpStream;
+use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -16,18 +17,14 @@ use clap::{Args, Subcommand};
 use nix::fcntl::{AT_FDCWD, Flock, FlockArg};
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::change::parse_duration;
 use super::exit::Exit;
 use super::failure::{Failure, Outcome};
 use super::print;
-
-/// How long a statistics server may take to answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Largest statistics that are read.
-const STATISTICS_BYTES_MAX: u64 = 16 << 20;
+use file::Addresses;
+use said::{Said, State, said_of, statistics, subscribed};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -88,15 +85,8 @@ pub(super) fn run(arguments: Arguments) -> Outcome {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Vassal {
     file: PathBuf,
-    /// The sockets its file names, for the routers.
-    sockets: Vec<String>,
-}
-
-/// What the emperor says about one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Said {
-    modified: i64,
-    accepting: bool,
+    /// Where routers find it.
+    addresses: Addresses,
 }
 
 impl Reload {
@@ -108,11 +98,15 @@ impl Reload {
                 "no vassals: there is no *.ini in the directories named",
             ));
         }
-        let active = vassals.iter().zip(self.look(&vassals)?);
-        let active = active.filter(|(_, said)| said.accepting).count();
+        let said = self.look(&vassals)?;
+        let active = said.iter().filter(|said| said.accepts()).count();
         if active <= self.min_active {
+            let idle = vassals.iter().zip(&said).find(|(_, said)| !said.accepts());
+            let why = idle.map_or(String::new(), |(vassal, said)| {
+                format!(" ({}: {})", vassal.file.display(), said.state)
+            });
             return Err(Failure::failed(format!(
-                "{active} of {} vassals accept requests, and one of them has to go while it is \
+                "{active} of {} vassals accept requests{why}, and one of them has to go while it is \
                  reloaded: --min-active {} cannot be kept",
                 vassals.len(),
                 self.min_active
@@ -143,7 +137,7 @@ impl Reload {
                 .iter()
                 .filter(|(at, (touched, _))| {
                     said.get(**at)
-                        .is_some_and(|said| said.accepting && said.modified >= *touched)
+                        .is_some_and(|said| said.accepts() && said.modified >= *touched)
                 })
                 .map(|(at, _)| *at)
                 .collect();
@@ -156,13 +150,20 @@ impl Reload {
             let late = open
                 .iter()
                 .find(|(_, (_, since))| since.elapsed() > self.timeout);
-            if let Some((vassal, (_, since))) =
-                late.and_then(|(at, open)| Some((vassals.get(*at)?, open)))
+            if let Some((vassal, said, (touched, since))) =
+                late.and_then(|(at, touched)| Some((vassals.get(*at)?, said.get(*at)?, touched)))
             {
                 self.tell(vassal, "failed", Some(since.elapsed()))?;
+                let why = if said.accepts() && said.modified < *touched {
+                    "the emperor has not noticed that it was touched (for links it needs \
+                     emperor-nofollow)"
+                        .to_owned()
+                } else {
+                    said.state.to_string()
+                };
                 return Err(Failure::failed(format!(
-                    "{} was not back within {} s; {done} of {} were reloaded, the others are left \
-                     as they are",
+                    "{} was not back within {} s: {why}; {done} of {} were reloaded, the others are \
+                     left as they are",
                     vassal.file.display(),
                     self.timeout.as_secs_f64(),
                     vassals.len()
@@ -172,13 +173,13 @@ impl Reload {
             let mut active = said
                 .iter()
                 .enumerate()
-                .filter(|(at, said)| said.accepting && !open.contains_key(at))
+                .filter(|(at, said)| said.accepts() && !open.contains_key(at))
                 .count();
             while next < vassals.len() {
                 let (Some(vassal), Some(said)) = (vassals.get(next), said.get(next)) else {
                     break;
                 };
-                let left = active - usize::from(said.accepting).min(active);
+                let left = active - usize::from(said.accepts()).min(active);
                 if left < self.min_active {
                     break;
                 }
@@ -204,8 +205,10 @@ impl Reload {
         let of = |vassal: &Vassal| {
             let mut said = said_of(&emperor, vassal);
             let known =
-                |alive: &Vec<String>| vassal.sockets.iter().any(|socket| alive.contains(socket));
-            said.accepting = said.accepting && nodes.iter().all(known);
+                |alive: &Vec<String>| alive.iter().any(|node| vassal.addresses.are_of(node));
+            if said.accepts() && !nodes.iter().all(known) {
+                said.state = State::NotRouted;
+            }
             said
         };
         Ok(vassals.iter().map(of).collect())
@@ -270,7 +273,7 @@ fn vassals(directories: &[PathBuf]) -> Result<Vec<Vassal>, Failure> {
             if file.extension().is_some_and(|extension| extension == "ini") {
                 let text = fs::read_to_string(&file).unwrap_or_default();
                 vassals.push(Vassal {
-                    sockets: sockets(&text),
+                    addresses: Addresses::of(&file, &text),
                     file,
                 });
             }
@@ -278,44 +281,6 @@ fn vassals(directories: &[PathBuf]) -> Result<Vec<Vassal>, Failure> {
     }
     vassals.sort_by(|a, b| a.file.cmp(&b.file));
     Ok(vassals)
-}
-
-/// The uwsgi sockets that a vassal's file names, as it subscribes with them.
-fn sockets(text: &str) -> Vec<String> {
-    let values = text.lines().filter_map(|line| {
-        let (key, value) = line.split_once('=')?;
-        let key = key.trim();
-        matches!(key, "socket" | "uwsgi-socket").then(|| value.trim().to_owned())
-    });
-    values.collect()
-}
-
-fn said_of(emperor: &Value, vassal: &Vassal) -> Said {
-    let name = vassal.file.file_name().and_then(|name| name.to_str());
-    let directory = vassal.file.parent();
-    let all = emperor["vassals"].as_array().into_iter().flatten();
-    let mut meant = all.filter(|it| {
-        let monitor = it["monitor"].as_str().map(Path::new);
-        let monitor = monitor.and_then(|path| fs::canonicalize(path).ok());
-        it["id"].as_str() == name && (monitor.is_none() || monitor.as_deref() == directory)
-    });
-    let Some(vassal) = meant.next() else {
-        return Said::default();
-    };
-    Said {
-        modified: vassal["last_mod"].as_i64().unwrap_or_default(),
-        accepting: vassal["accepting"] == 1 && vassal["cursed"].as_i64().unwrap_or(0) == 0,
-    }
-}
-
-/// Nodes of a router that are not marked as dead.
-fn subscribed(router: &Value) -> Vec<String> {
-    let keys = router["subscriptions"].as_array().into_iter().flatten();
-    let nodes = keys.flat_map(|key| key["nodes"].as_array().into_iter().flatten());
-    let alive = nodes.filter(|node| node["death_mark"].as_i64() == Some(0));
-    alive
-        .filter_map(|node| node["name"].as_str().map(str::to_owned))
-        .collect()
 }
 
 /// Touches a file, or the link that it is, to a time that the emperor has not seen.
@@ -337,28 +302,6 @@ fn touch(file: &Path, seen: i64) -> Result<i64, Failure> {
     Ok(time)
 }
 
-/// What a statistics server of uWSGI says: it sends one JSON document and closes.
-fn statistics(address: &str) -> Result<Value, Failure> {
-    let failed = |error: &dyn std::fmt::Display| {
-        let text = format!("the statistics at {address} cannot be read: {error}");
-        Failure::new(Exit::CannotReach, text)
-    };
-    let mut text = Vec::new();
-    let read = if address.contains('/') {
-        UnixStream::connect(address).and_then(|stream| {
-            stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-            stream.take(STATISTICS_BYTES_MAX).read_to_end(&mut text)
-        })
-    } else {
-        TcpStream::connect(address).and_then(|stream| {
-            stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-            stream.take(STATISTICS_BYTES_MAX).read_to_end(&mut text)
-        })
-    };
-    read.map_err(|error| failed(&error))?;
-    serde_json::from_slice(&text).map_err(|error| failed(&error))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -371,22 +314,15 @@ mod tests {
         fs::write(place.join("notes.txt"), "").unwrap();
         let vassals = vassals(std::slice::from_ref(&place)).unwrap();
         assert_eq!(vassals.len(), 1);
-        assert_eq!(vassals[0].sockets, ["/run/b.sock"]);
+        assert!(vassals[0].addresses.are_of("/run/b.sock"));
         let other = json!({"id": "b.ini", "monitor": "/", "last_mod": 1, "accepting": 1});
         let own = json!({"id": "b.ini", "monitor": place, "last_mod": 7, "accepting": 1});
         let emperor = json!({ "vassals": [other, own] });
         let expected = Said {
             modified: 7,
-            accepting: true,
+            state: State::Accepts,
         };
         assert_eq!(said_of(&emperor, &vassals[0]), expected);
-    }
-
-    #[test]
-    fn a_node_with_a_death_mark_does_not_count() {
-        let nodes = json!([{"name": "a", "death_mark": 1}, {"name": "b", "death_mark": 0}]);
-        let router = json!({ "subscriptions": [{ "nodes": nodes }] });
-        assert_eq!(subscribed(&router), ["b"]);
     }
 
     #[test]
