@@ -4,12 +4,18 @@
 //! (a value of usual size and an acknowledgement), against the same batches without. Then the whole
 //! way: a child's output through kernel and manager into a file, against a loop that reads the same
 //! pipe in blocks of 64 KiB and writes them to a file.
+//!
+//! No option of the manager turns the promise off, so what it costs is seen from two sides: against the same
+//! manager with a stream that promises nothing (its own standard output, which is a file here), and
+//! against a plain client of the kernel that writes the same batches to a file and acknowledges them: no
+//! lines, no history for `kingpole logs`, no positions.
 
+use kingpole_protocol::client::blocking::Notice;
 use kingpole_protocol::request::{Commit, OutputAcknowledgement, ValueChange};
 use kingpole_protocol::{ProcessId, Sequence};
 use kingpole_tests::manager::Manager;
 use kingpole_tests::measure::{Comparison, Effort, median};
-use kingpole_tests::{Kernel, Scratch};
+use kingpole_tests::{Kernel, Scratch, puppet, wait};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::Path;
@@ -105,7 +111,7 @@ fn whole_way(effort: Effort) {
         ("log/lines of 100 B", 100_usize, 64_u64 << 20),
         ("log/lines of 4 KiB", 4096, 256 << 20),
     ] {
-        let bytes = effort.pick(full, full / 64) / line as u64 * line as u64;
+        let bytes = effort.pick(full, full / 16) / line as u64 * line as u64;
         let scratch = Rc::new(Scratch::new());
         let mut text = vec![b'x'; line - 1];
         text.push(b'\n');
@@ -115,9 +121,25 @@ fn whole_way(effort: Effort) {
             "MB/s",
             effort.pick(5, 1),
             || plain(&source, bytes),
-            || managed(&source, bytes),
+            || managed(&source, bytes, Kept::Once),
         );
         comparison.print(0.8);
+        let comparison = Comparison::measure(
+            format!("{name}, promise"),
+            "MB/s",
+            effort.pick(5, 1),
+            || managed(&source, bytes, Kept::Perhaps),
+            || managed(&source, bytes, Kept::Once),
+        );
+        comparison.print(0.8);
+        let comparison = Comparison::measure(
+            format!("{name}, client"),
+            "MB/s",
+            effort.pick(5, 1),
+            || unpromised(&source, bytes),
+            || managed(&source, bytes, Kept::Once),
+        );
+        comparison.print(0.0);
     }
 }
 
@@ -143,16 +165,99 @@ fn plain(source: &Path, bytes: u64) -> f64 {
     rate
 }
 
+/// What the manager holds of one process at most, and writes at once.
+const CREDIT_BYTES: u64 = 1 << 20;
+const BATCH_BYTES: usize = 256 << 10;
+
+/// The same kernel, the same child and batches of the same size, without positions and intentions: what is
+/// written when this is killed, is written again.
+fn unpromised(source: &Path, bytes: u64) -> f64 {
+    let kernel = Kernel::start();
+    let mut file = fresh(&kernel.scratch().join("unpromised.log"));
+    let mut client = kernel.client();
+    let source = source.to_str().expect("text");
+    let mut spec = puppet::program("w", &["/bin/cat", source]);
+    spec.buffer_bytes = BUFFER_BYTES;
+    let process = client.spawn("w", spec).expect("a child").process.process;
+    client
+        .follow(process, Sequence(0), CREDIT_BYTES)
+        .expect("its output");
+    let (mut batch, mut owed, mut written) = (Vec::new(), 0, 0);
+    let mut begun = None;
+    let mut first = 0;
+    while written < bytes {
+        let notice = client.next_notice(Some(wait::PATIENCE)).expect("a session");
+        let Some(Notice::Output { header, data, .. }) = notice else {
+            continue;
+        };
+        batch.extend_from_slice(&data);
+        owed += (RECORD_HEADER_BYTES + u64::from(header.length)).next_multiple_of(32);
+        let last = written + batch.len() as u64 >= bytes;
+        if batch.len() < BATCH_BYTES && !last && begun.is_some() {
+            continue;
+        }
+        file.write_all(&batch).expect("written");
+        written += batch.len() as u64;
+        batch.clear();
+        let outputs = vec![OutputAcknowledgement {
+            process,
+            through: header.sequence,
+        }];
+        client
+            .commit(Commit {
+                outputs,
+                ..Commit::default()
+            })
+            .expect("acknowledged");
+        client.grant(process, owed).expect("granted");
+        owed = 0;
+        if begun.is_none() {
+            first = written;
+            begun = Some(Instant::now());
+        }
+    }
+    let begun = begun.expect("it has begun");
+    (written - first) as f64 / 1e6 / begun.elapsed().as_secs_f64()
+}
+
+/// Room for all that a child writes, so that nothing is dropped if whoever reads is slow.
+const BUFFER_BYTES: u64 = 512 << 20;
+
+/// Of each record in the kernel's buffer, counted as credit.
+const RECORD_HEADER_BYTES: u64 = 32;
+
+/// What a manager's stream promises.
+#[derive(Clone, Copy)]
+enum Kept {
+    /// Every line once, whatever is killed.
+    Once,
+    /// Nothing.
+    Perhaps,
+}
+
 /// The child starts with the manager; the time runs from its first bytes in the file to its last.
 /// Its buffer in the kernel takes all, so that nothing is dropped if we are slow.
-fn managed(source: &Path, bytes: u64) -> f64 {
+fn managed(source: &Path, bytes: u64, kept: Kept) -> f64 {
     let scratch = Rc::new(Scratch::new());
-    let log = scratch.join("managed.log");
+    let (log, stream) = match kept {
+        Kept::Once => {
+            let log = scratch.join("managed.log");
+            let stream = format!(
+                "class = FileStream\nstdout_stream.filename = {}",
+                log.display()
+            );
+            (log, stream)
+        }
+        // Where the harness lets the manager's standard output go, together with its own few lines.
+        Kept::Perhaps => (
+            scratch.join("manager.log"),
+            "class = StdoutStream".to_owned(),
+        ),
+    };
     let ini = format!(
-        "[circus]\n[watcher:w]\ncmd = cat {}\nrespawn = false\nbuffer_bytes = 536870912\n\
-         stdout_stream.class = FileStream\nstdout_stream.filename = {}\n",
-        source.display(),
-        log.display()
+        "[circus]\n[watcher:w]\ncmd = cat {}\nrespawn = false\nbuffer_bytes = {BUFFER_BYTES}\n\
+         stdout_stream.{stream}\n",
+        source.display()
     );
     let configuration = scratch.write("bench.ini", ini);
     let _kernel = Kernel::start_in(Rc::clone(&scratch), &[] as &[&str]);
@@ -173,7 +278,7 @@ fn managed(source: &Path, bytes: u64) -> f64 {
             std::thread::sleep(Duration::from_micros(500));
         }
     };
-    let first = wait(1);
+    let first = wait(BATCH_BYTES as u64);
     let begun = Instant::now();
     let last = wait(bytes);
     (last - first) as f64 / 1e6 / begun.elapsed().as_secs_f64()
