@@ -61,9 +61,9 @@ pub const LINE_BYTES_MAX: usize = 256 << 10;
 /// Words in a line of a text session: arguments, and as many options.
 pub const WORDS_MAX: usize = 2 * ARGUMENTS_MAX;
 
-/// A batch of a text watcher is closed once it has so many bytes; its last record may go beyond.
-/// More gains nothing measurable and takes longer to be acknowledged.
-pub const BATCH_BYTES: u64 = 64 << 10;
+/// A batch of a text watcher is closed once it has so many bytes; its last record may go beyond. What
+/// fits into a socket's buffer: each batch waits to be acknowledged, and more would have to be queued.
+pub const BATCH_BYTES: u64 = 128 << 10;
 
 /// Bytes of `/etc/passwd`, `/etc/group` and `/etc/hosts` each: past that the kernel does not look
 /// names up in them.

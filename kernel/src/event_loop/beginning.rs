@@ -170,6 +170,7 @@ impl Kernel {
             inbox: VecDeque::new(),
             effects: Vec::new(),
             scratch: vec![0; SCRATCH_BYTES],
+            spare_text: Vec::new(),
             clock: Instant::now(),
             leaving: false,
             heirloom: parts.heirloom,

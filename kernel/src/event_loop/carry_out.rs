@@ -252,7 +252,10 @@ impl Kernel {
 
     fn close(&mut self, session: SessionId) -> Option<Input> {
         let connection = self.connections.get_mut(&session)?;
-        if matches!(connection.let_go(), Sent::Broken | Sent::TooSlow) {
+        if matches!(
+            connection.let_go(&mut self.spare_text),
+            Sent::Broken | Sent::TooSlow
+        ) {
             return self.part_with(session);
         }
         connection.course = Course::Closing;
@@ -274,10 +277,11 @@ impl Kernel {
         bytes_max: u64,
     ) -> Option<Input> {
         let connection = self.connections.get_mut(&session)?;
-        let helping = self
-            .hands
-            .text_helping(&self.state, process, mark, form, bytes_max)?;
-        let (text, mark, line) = match helping {
+        let text = connection.held(&mut self.spare_text);
+        let helping =
+            self.hands
+                .text_helping(&self.state, process, mark, (form, bytes_max), text)?;
+        let (bytes, mark, line) = match helping {
             Err(damaged) => return Some(damaged),
             Ok(TextHelping::Gap { gap, mark }) => {
                 return Some(Input::OutputGap {
@@ -287,7 +291,7 @@ impl Kernel {
                     mark,
                 });
             }
-            Ok(TextHelping::Text { text, mark, line }) => (text, mark, line),
+            Ok(TextHelping::Text { bytes, mark, line }) => (bytes, mark, line),
         };
         let room = match form {
             // It ends with a text of its own, which goes out together with it.
@@ -296,12 +300,11 @@ impl Kernel {
                     true => Room::Free,
                     false => Room::Congested,
                 };
-                self.hold(session, &text);
+                self.holding.insert(session);
                 room
             }
             TextForm::Plain => {
-                connection.hold(&text);
-                let sent = connection.let_go();
+                let sent = connection.let_go(&mut self.spare_text);
                 connection.update_interest(&self.polled.borrow());
                 match sent {
                     Sent::Broken | Sent::TooSlow => return self.part_with(session),
@@ -313,7 +316,7 @@ impl Kernel {
             session,
             process,
             mark,
-            bytes: u64::try_from(text.len()).unwrap_or(u64::MAX),
+            bytes: u64::try_from(bytes).unwrap_or(u64::MAX),
             line,
             room,
         })
@@ -321,7 +324,8 @@ impl Kernel {
 
     fn hold(&mut self, session: SessionId, text: &[u8]) {
         if let Some(connection) = self.connections.get_mut(&session) {
-            connection.hold(text);
+            let held = connection.held(&mut self.spare_text);
+            held.extend_from_slice(text);
             self.holding.insert(session);
         }
     }
@@ -329,7 +333,7 @@ impl Kernel {
     /// Sends what was kept back for a session.
     pub(super) fn let_go(&mut self, session: SessionId) -> Option<Input> {
         let connection = self.connections.get_mut(&session)?;
-        let sent = connection.let_go();
+        let sent = connection.let_go(&mut self.spare_text);
         connection.update_interest(&self.polled.borrow());
         match sent {
             Sent::All => None,

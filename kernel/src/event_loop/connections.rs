@@ -19,6 +19,9 @@ use nix::sys::socket::{
 use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+/// Most memory that is kept for the next text: a batch, and the record that goes beyond it.
+const SPARE_BYTES_MAX: usize = 512 << 10;
+
 /// What a session's bytes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Speech {
@@ -186,15 +189,24 @@ impl Connection {
         event
     }
 
-    /// Keeps text back until [`Connection::let_go`], so that a batch wakes its reader once.
-    pub(super) fn hold(&mut self, text: &[u8]) {
-        self.held.extend_from_slice(text);
+    /// Where to put text that is kept back until [`Connection::let_go`], so that a batch wakes its reader
+    /// once. In `spare`'s memory, if it has none: no session owns any while it has nothing to say.
+    pub(super) fn held(&mut self, spare: &mut Vec<u8>) -> &mut Vec<u8> {
+        if self.held.capacity() == 0 {
+            self.held = std::mem::take(spare);
+        }
+        &mut self.held
     }
 
-    /// Sends what was kept back.
-    pub(super) fn let_go(&mut self) -> Sent {
-        let held = std::mem::take(&mut self.held);
-        self.send(&[&held])
+    /// Sends what was kept back, whose memory is `spare`'s then.
+    pub(super) fn let_go(&mut self, spare: &mut Vec<u8>) -> Sent {
+        let mut held = std::mem::take(&mut self.held);
+        let sent = self.send(&[&held]);
+        if held.capacity() > spare.capacity() && held.capacity() <= SPARE_BYTES_MAX {
+            held.clear();
+            *spare = held;
+        }
+        sent
     }
 
     /// Sends `parts` behind what is queued. Only text is held, and frames follow text only after

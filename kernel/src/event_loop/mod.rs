@@ -90,6 +90,8 @@ pub struct Kernel {
     inbox: VecDeque<Input>,
     effects: Vec<Effect>,
     scratch: Vec<u8>,
+    /// Memory for the next text that is sent, while there is much to send.
+    spare_text: Vec<u8>,
     clock: Instant,
     leaving: bool,
     heirloom: Option<Heirloom>,
@@ -226,6 +228,7 @@ impl Kernel {
             (None, Code::Used) => match tokio::time::timeout(QUIET, readable).await {
                 Ok(result) => result?,
                 Err(_) => {
+                    self.spare_text = Vec::new();
                     release_unused_code();
                     self.code = Code::GivenBack;
                 }

@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Read;
 
-/// What a text session gets in one turn.
+/// What a text session gets in one turn, behind what it has to be told already.
 pub(super) enum TextHelping {
     /// Nothing: part of what it wanted is not there any more.
     Gap {
@@ -27,8 +27,8 @@ pub(super) enum TextHelping {
     },
     /// Text.
     Text {
-        /// Its bytes.
-        text: Vec<u8>,
+        /// How many bytes.
+        bytes: usize,
         /// Behind them.
         mark: ReadMark,
         /// How they end.
@@ -37,14 +37,14 @@ pub(super) enum TextHelping {
 }
 
 impl Hands {
-    /// Records from `mark` on, until there are `bytes_max` bytes of text or no more records.
+    /// Puts records from `mark` on behind `text`, until there are `bytes_max` bytes more or no more records.
     pub(super) fn text_helping(
         &self,
         state: &State,
         process: ProcessId,
         mark: ReadMark,
-        form: TextForm,
-        bytes_max: u64,
+        (form, bytes_max): (TextForm, u64),
+        text: &mut Vec<u8>,
     ) -> Option<Result<TextHelping, Input>> {
         let ring = self.children.get(&process)?.ring.as_ref()?;
         let held = state.processes.get(&process)?;
@@ -58,19 +58,22 @@ impl Hands {
             return Some(Ok(TextHelping::Gap { gap, mark: start }));
         }
         let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
-        let mut text = Vec::new();
+        let before = text.len();
         let mut mark = start;
         for record in ring.records(&cursor, &start) {
             let record = match record {
                 Ok(record) => record,
-                Err(error) => return damaged(error.to_string()),
+                Err(error) => {
+                    text.truncate(before);
+                    return damaged(error.to_string());
+                }
             };
             match form {
-                TextForm::Batch => push_record(&mut text, &held.name, &record),
-                TextForm::Plain => text.extend(record.data.into_iter().flatten()),
+                TextForm::Batch => push_record(text, &held.name, &record),
+                TextForm::Plain => push_data(text, &record),
             }
             mark = ReadMark::after(&record);
-            if text.len() >= bytes_max {
+            if text.len().saturating_sub(before) >= bytes_max {
                 break;
             }
         }
@@ -78,7 +81,8 @@ impl Hands {
             Some(b'\n') => LineEnd::AtStart,
             _ => LineEnd::Within,
         };
-        Some(Ok(TextHelping::Text { text, mark, line }))
+        let bytes = text.len().saturating_sub(before);
+        Some(Ok(TextHelping::Text { bytes, mark, line }))
     }
 
     /// What a child has written that is still kept, without what records take besides; all that is
@@ -145,11 +149,22 @@ fn push_record(text: &mut Vec<u8>, name: &str, record: &Record<'_>) {
         Stream::Stderr => "err",
     };
     let header = record_header(word, name, record.header.time_ns, record_bytes(record));
+    // At once, and not by and by with copies of what is there.
+    text.reserve(
+        header
+            .len()
+            .saturating_add(record_bytes(record))
+            .saturating_add(1),
+    );
     text.extend_from_slice(header.as_bytes());
+    push_data(text, record);
+    text.push(b'\n');
+}
+
+fn push_data(text: &mut Vec<u8>, record: &Record<'_>) {
     for part in record.data {
         text.extend_from_slice(part);
     }
-    text.push(b'\n');
 }
 
 /// Reads what a text command needs to know. These are small local files: reading them waits for
