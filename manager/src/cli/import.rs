@@ -10,7 +10,12 @@ use serde::Serialize;
 use super::exit::Exit;
 use super::failure::{Failure, Outcome};
 use super::{print, print_json};
-use crate::import::{Note, Stack, Unreadable, import_pm2, import_procfile, import_supervisor};
+use crate::config::disk::Disk;
+use crate::config::load::Files;
+use crate::config::pattern::expand_paths;
+use crate::import::{
+    Note, Stack, Unreadable, import_pm2, import_procfile, import_supervisor, included_by_supervisor,
+};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -52,11 +57,10 @@ struct Report<'a> {
 
 pub(super) fn run(arguments: &Arguments) -> Outcome {
     let file = arguments.file.display().to_string();
-    let text = std::fs::read_to_string(&arguments.file)
-        .map_err(|error| Failure::failed(format!("{file} cannot be read: {error}")))?;
-    let stack = read(arguments.format, &text, &directory_of(&arguments.file)).map_err(
-        |Unreadable { line, reason }| Failure::failed(format!("{file}:{line}: {reason}")),
-    )?;
+    let (text, mut stack) = read(arguments.format, &arguments.file)?;
+    if matches!(arguments.format, Format::Supervisor) {
+        add_included(&arguments.file, &text, &mut stack)?;
+    }
     let ini = stack.render(&file);
     if arguments.json {
         let notes = stack.notes();
@@ -68,6 +72,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     }
     let mut errors = std::io::stderr().lock();
     for note in stack.notes() {
+        let file = note.file.as_ref().unwrap_or(&file);
         let place = match note.line {
             0 => file.clone(),
             line => format!("{file}:{line}"),
@@ -78,12 +83,37 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     Ok(Exit::Done)
 }
 
-fn read(format: Format, text: &str, directory: &str) -> Result<Stack, Unreadable> {
-    match format {
-        Format::Supervisor => import_supervisor(text, directory),
-        Format::Procfile => import_procfile(text, directory),
-        Format::Pm2 => import_pm2(text, directory),
+/// A file's text and what it becomes.
+fn read(format: Format, path: &Path) -> Result<(String, Stack), Failure> {
+    let file = path.display();
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure::failed(format!("{file} cannot be read: {error}")))?;
+    let directory = directory_of(path);
+    let stack = match format {
+        Format::Supervisor => import_supervisor(&text, &directory),
+        Format::Procfile => import_procfile(&text, &directory),
+        Format::Pm2 => import_pm2(&text, &directory),
+    };
+    let stack = stack.map_err(|Unreadable { line, reason }| {
+        Failure::failed(format!("{file}:{line}: {reason}"))
+    })?;
+    Ok((text, stack))
+}
+
+/// Where programs usually are: beside `supervisord.conf`, in files that it includes.
+fn add_included(main: &Path, text: &str, stack: &mut Stack) -> Result<(), Failure> {
+    for (line, pattern) in included_by_supervisor(text, &directory_of(main)) {
+        let found = expand_paths(&pattern, &|path| Disk.list(path), &|path| Disk.exists(path));
+        if found.is_empty() {
+            let text = format!("{pattern} leads to no file");
+            stack.note(line, "[include]", text);
+        }
+        for path in found {
+            let (_, included) = read(Format::Supervisor, &path)?;
+            stack.append(&path.display().to_string(), included);
+        }
     }
+    Ok(())
 }
 
 fn directory_of(file: &Path) -> String {
@@ -100,4 +130,29 @@ fn create(path: &Path, text: &str) -> Result<(), Failure> {
         .open(path)
         .and_then(|mut file| file.write_all(text.as_bytes()))
         .map_err(|error| Failure::failed(format!("{} cannot be written: {error}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_in_included_files_are_imported_and_missing_files_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let main = directory.path().join("supervisord.conf");
+        std::fs::create_dir(directory.path().join("conf.d")).unwrap();
+        std::fs::write(&main, "[include]\nfiles = conf.d/*.conf gone/*.conf\n").unwrap();
+        let included = directory.path().join("conf.d/a.conf");
+        std::fs::write(included, "[program:a]\ncommand = %(here)s/a\n").unwrap();
+        let (text, mut stack) = read(Format::Supervisor, &main).unwrap();
+        add_included(&main, &text, &mut stack).unwrap();
+        let ini = stack.render("x");
+        let command = format!("cmd = {}/conf.d/a\n", directory.path().display());
+        assert!(ini.contains(&command), "{ini}");
+        assert!(
+            stack.notes()[0]
+                .text
+                .ends_with("gone/*.conf leads to no file")
+        );
+    }
 }

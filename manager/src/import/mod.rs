@@ -11,6 +11,7 @@ mod text;
 pub use pm2::import as import_pm2;
 pub use procfile::import as import_procfile;
 pub use supervisor::import as import_supervisor;
+pub use supervisor::included as included_by_supervisor;
 
 use serde::Serialize;
 
@@ -24,6 +25,9 @@ pub struct Stack {
 /// Something that the result does not say, or says differently.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Note {
+    /// The file, where it is another one than the one that was named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
     /// Line of the file that was read, from 1; 0 where the format has no lines to name.
     pub line: u32,
     /// What it is about: `program "web"`.
@@ -59,6 +63,10 @@ impl Section {
     fn set(&mut self, key: &str, value: impl Into<String>) {
         self.entries.push((key.to_owned(), value.into()));
     }
+
+    fn has(&self, key: &str) -> bool {
+        self.entries.iter().any(|(name, _)| name == key)
+    }
 }
 
 impl Stack {
@@ -68,12 +76,24 @@ impl Stack {
         &self.notes
     }
 
-    fn note(&mut self, line: u32, about: &str, text: impl Into<String>) {
+    /// Adds something that could not be carried.
+    pub fn note(&mut self, line: u32, about: &str, text: impl Into<String>) {
         self.notes.push(Note {
+            file: None,
             line,
             about: about.to_owned(),
             text: text.into(),
         });
+    }
+
+    /// Adds what another file of the same manager becomes.
+    pub fn append(&mut self, file: &str, other: Self) {
+        self.sections.extend(other.sections);
+        let notes = other.notes.into_iter();
+        self.notes.extend(notes.map(|note| Note {
+            file: Some(note.file.unwrap_or_else(|| file.to_owned())),
+            ..note
+        }));
     }
 
     /// Adds a section, unless it says nothing. What an INI file cannot hold becomes a note.
@@ -101,10 +121,9 @@ impl Stack {
     pub fn render(&self, source: &str) -> String {
         let mut out = format!("; Imported from {source} by kingpole.\n");
         for note in &self.notes {
-            let place = match note.line {
-                0 => String::new(),
-                line => format!("line {line}, "),
-            };
+            let file = note.file.as_ref().map(|file| format!("{file}, "));
+            let line = (note.line > 0).then(|| format!("line {}, ", note.line));
+            let place = [file, line].into_iter().flatten().collect::<String>();
             let text = format!("{place}{}: {}", note.about, note.text);
             out.push_str(&format!("; note: {}\n", text.replace(['\n', '\r'], " ")));
         }

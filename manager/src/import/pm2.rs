@@ -27,6 +27,10 @@ const INTERPRETERS: [(&str, &str); 9] = [
     (".pl", "perl"),
 ];
 
+/// How PM2 asks a process to stop, and how long it waits (milliseconds).
+const STOP_SIGNAL: &str = "INT";
+const KILL_TIMEOUT: &str = "1600";
+
 /// Options that only choose a look or a place of PM2's own.
 const SILENT: [&str; 8] = [
     "name",
@@ -114,11 +118,7 @@ impl<'a> App<'a> {
             Some(command) => watcher.set("cmd", command),
             None => stack.note(0, &self.about, "script is missing"),
         }
-        let directory = self.text(&["cwd"]);
-        watcher.set(
-            "working_dir",
-            directory.as_deref().unwrap_or(self.directory),
-        );
+        watcher.set("working_dir", self.working_directory());
         watcher.set("copy_env", "True");
         self.carry_count(&mut watcher, stack);
         self.carry_restarts(&mut watcher, stack);
@@ -170,6 +170,11 @@ impl<'a> App<'a> {
         Some(words.cloned().collect::<Vec<_>>().join(" "))
     }
 
+    fn working_directory(&self) -> String {
+        let within = self.text(&["cwd"]).unwrap_or_default();
+        absolute(self.directory, &within)
+    }
+
     fn carry_count(&self, watcher: &mut Section, stack: &mut Stack) {
         let instances = self.text(&["instances"]);
         match instances.as_deref().map(str::parse::<u32>) {
@@ -183,8 +188,8 @@ impl<'a> App<'a> {
         }
         let mode = self.text(&["exec_mode"]).unwrap_or_default();
         if mode.starts_with("cluster") {
-            let text = "PM2's cluster mode shares the port inside node: listen on a descriptor, \
-                        fd $(circus.sockets.NAME), of a [socket:NAME] with use_sockets = True";
+            let text = "PM2's cluster mode shares the port inside node; here it is a [socket:NAME]: \
+                        hand $(circus.sockets.NAME) to the script and listen({fd: NUMBER})";
             stack.note(0, &self.about, text);
         }
     }
@@ -196,10 +201,18 @@ impl<'a> App<'a> {
         if let Some(times) = self.text(&["max_restarts"]) {
             watcher.set("max_retry", times);
         }
-        if let Some(milliseconds) = self.text(&["kill_timeout"]) {
+        watcher.set("stop_signal", STOP_SIGNAL);
+        for (theirs, ours, default) in [
+            ("kill_timeout", "graceful_timeout", Some(KILL_TIMEOUT)),
+            ("exp_backoff_restart_delay", "backoff_min", None),
+        ] {
+            let written = self.text(&[theirs]);
+            let Some(milliseconds) = written.as_deref().or(default) else {
+                continue;
+            };
             match milliseconds.parse::<f64>() {
-                Ok(time) => watcher.set("graceful_timeout", (time / 1000.0).to_string()),
-                Err(_) => stack.note(0, &self.about, "kill_timeout is no number"),
+                Ok(time) => watcher.set(ours, (time / 1000.0).to_string()),
+                Err(_) => stack.note(0, &self.about, format!("{theirs} is no number")),
             }
         }
         if self.options.contains_key("max_memory_restart") {
@@ -226,13 +239,15 @@ impl<'a> App<'a> {
                     continue;
                 }
                 watcher.set(&format!("{stream}_stream.class"), "FileStream");
+                // Ours would be relative to the manager's directory.
+                let path = absolute(&self.working_directory(), &path);
                 watcher.set(&format!("{stream}_stream.filename"), path);
             }
         }
     }
 
     fn note_the_rest(&self, stack: &mut Stack) {
-        const CARRIED: [&str; 25] = [
+        const CARRIED: [&str; 26] = [
             "script",
             "args",
             "cwd",
@@ -246,6 +261,7 @@ impl<'a> App<'a> {
             "autorestart",
             "max_restarts",
             "kill_timeout",
+            "exp_backoff_restart_delay",
             "max_memory_restart",
             "uid",
             "gid",
@@ -265,6 +281,9 @@ impl<'a> App<'a> {
             if !known && !off {
                 let text = match key.as_str() {
                     "watch" => "watch: see the CommandReloader plugin".to_owned(),
+                    "wait_ready" | "listen_timeout" => {
+                        format!("{key}: see `ready` and `ready_timeout` in docs/readiness.md")
+                    }
                     _ if key.starts_with("env_") => {
                         format!("{key}: copy what you need of it into [env:{}]", self.name)
                     }
@@ -273,5 +292,15 @@ impl<'a> App<'a> {
                 stack.note(0, &self.about, text);
             }
         }
+    }
+}
+
+/// A path that is relative to a directory.
+fn absolute(directory: &str, path: &str) -> String {
+    let path = path.trim_start_matches("./");
+    match path {
+        "" | "." => directory.to_owned(),
+        _ if path.starts_with('/') => path.to_owned(),
+        _ => format!("{}/{path}", directory.trim_end_matches('/')),
     }
 }

@@ -8,6 +8,7 @@ use crate::config::ini::{self, IniSection};
 const STOP_WAIT_SECONDS: &str = "10";
 const LOG_BYTES: &str = "50MB";
 const LOG_BACKUPS: &str = "10";
+const SOCKET_MODE: &str = "0700";
 /// Supervisor starts low numbers first, Circus high ones; this is Supervisor's default.
 const PRIORITY: i64 = 999;
 
@@ -37,11 +38,8 @@ pub fn import(text: &str, directory: &str) -> Result<Stack, Unreadable> {
             "supervisord" => carry_daemon(section, &mut stack),
             // How its own clients reach it says nothing about the programs.
             "unix_http_server" | "inet_http_server" | "supervisorctl" | "rpcinterface" => {}
-            "include" => stack.note(
-                line,
-                "[include]",
-                "import those files as well, or put their results beside this one with `include`",
-            ),
+            // See `included`.
+            "include" => {}
             "group" => stack.note(
                 line,
                 &format!("group \"{name}\""),
@@ -50,7 +48,53 @@ pub fn import(text: &str, directory: &str) -> Result<Stack, Unreadable> {
             _ => stack.note(line, &format!("[{}]", section.name), "has no equivalent"),
         }
     }
+    note_restarts(&file.sections, &mut stack);
     Ok(stack)
+}
+
+/// What `[include]` of such a file names: patterns of paths, each with the line it stands in.
+#[must_use]
+pub fn included(text: &str, directory: &str) -> Vec<(u32, String)> {
+    let (file, _) = ini::parse("supervisord.conf", text.as_bytes());
+    let entries = file
+        .sections
+        .iter()
+        .filter(|section| section.name == "include")
+        .flat_map(|section| &section.entries)
+        .filter(|entry| entry.key == "files");
+    entries
+        .flat_map(|entry| {
+            let patterns = uncommented(&entry.value).split_whitespace();
+            patterns.map(|pattern| {
+                let pattern = pattern.replace("%(here)s", directory);
+                let pattern = match pattern.starts_with('/') {
+                    true => pattern,
+                    false => format!("{directory}/{pattern}"),
+                };
+                (entry.key_location.line, pattern)
+            })
+        })
+        .collect()
+}
+
+/// Most programs do not say `autorestart`, so that what they mean by it is said once for all.
+fn note_restarts(sections: &[IniSection], stack: &mut Stack) {
+    let left = sections.iter().filter_map(|section| {
+        let (kind, name) = section.name.split_once(':')?;
+        let program = Program::new(section, name, "");
+        let value = program.get("autorestart").unwrap_or("unexpected");
+        let meant = ["program", "fcgi-program"].contains(&kind) && value == "unexpected";
+        meant.then(|| (program.line("autorestart"), format!("\"{name}\"")))
+    });
+    let (lines, names): (Vec<u32>, Vec<String>) = left.unzip();
+    if let Some(line) = lines.first() {
+        stack.note(
+            *line,
+            &format!("program {}", names.join(", ")),
+            "autorestart=unexpected, which is Supervisor's default, leaves a program that ended with \
+             an expected code; ours restarts it (respawn = False would never restart)",
+        );
+    }
 }
 
 fn carry_daemon(section: &IniSection, stack: &mut Stack) {
@@ -177,12 +221,11 @@ impl<'a> Program<'a> {
         self.carry_output(&mut watcher, "stderr", stack);
         if self.section.name.starts_with("fcgi-program") {
             watcher.set("stdin_socket", self.name.to_ascii_lowercase());
-            watcher.set("use_sockets", "True");
         }
         stack.push(self.section.location.line, watcher);
         if let Some(variables) = self.get("environment") {
             carry_environment(
-                &self.expanded(variables),
+                &self.expanded(&dollars(variables)),
                 Section::new(format!("env:{}", self.name)),
                 &self.about,
                 self.line("environment"),
@@ -236,17 +279,9 @@ impl<'a> Program<'a> {
     }
 
     fn carry_restarts(&self, watcher: &mut Section, stack: &mut Stack) {
-        match self.get("autorestart").unwrap_or("unexpected") {
-            "unexpected" => self.note(
-                stack,
-                "autorestart",
-                "autorestart=unexpected leaves a program that ended with an expected code; \
-                 ours restarts it (respawn = False would never restart)",
-            ),
-            value if ["false", "no", "off", "0"].contains(&value) => {
-                watcher.set("respawn", "False");
-            }
-            _ => {}
+        let restarts = self.get("autorestart").unwrap_or_default();
+        if ["false", "no", "off", "0"].contains(&restarts.to_ascii_lowercase().as_str()) {
+            watcher.set("respawn", "False");
         }
         if let Some(tries) = self.get("startretries") {
             watcher.set("max_retry", tries);
@@ -275,24 +310,26 @@ impl<'a> Program<'a> {
     }
 
     fn carry_output(&self, watcher: &mut Section, stream: &str, stack: &mut Stack) {
-        let key = |name: &str| format!("{stream}_{name}");
+        // What both write into one file has one limit.
         let joined = stream == "stderr" && self.is_true("redirect_stderr", false);
-        let from = if joined {
-            "stdout_logfile"
-        } else {
-            &key("logfile")
-        };
+        let source = if joined { "stdout" } else { stream };
         let set = |watcher: &mut Section, option: &str, value: &str| {
             watcher.set(&format!("{stream}_stream.{option}"), value);
         };
-        match self.get(from) {
+        let key = |name: &str| format!("{source}_{name}");
+        match self.get(&key("logfile")) {
             None | Some("AUTO") => {}
             Some("NONE" | "/dev/null") => watcher.set(&format!("close_child_{stream}"), "True"),
             Some("/dev/stdout" | "/dev/stderr" | "/dev/fd/1" | "/dev/fd/2") => {
                 set(watcher, "class", "StdoutStream");
             }
             Some(path) => {
-                let path = self.expanded(path);
+                let path = self.expanded(&without_number(path));
+                if path != self.expanded(self.get(&key("logfile")).unwrap_or_default()) && !joined {
+                    let text = "all processes of a watcher write to one file; `time_format` puts the \
+                                pid before each line";
+                    self.note(stack, &key("logfile"), text);
+                }
                 set(watcher, "class", "FileStream");
                 set(watcher, "filename", &path);
                 let limit = self.get(&key("logfile_maxbytes")).unwrap_or(LOG_BYTES);
@@ -325,11 +362,17 @@ impl<'a> Program<'a> {
         if let Some(backlog) = self.get("socket_backlog") {
             socket.set("backlog", backlog);
         }
-        for key in ["socket_mode", "socket_owner"] {
-            if self.get(key).is_some() {
-                let text = format!("{key} has no equivalent: see umask of [socket:...]");
-                self.note(stack, key, text);
+        if socket.has("path") {
+            let mode = self.get("socket_mode").unwrap_or(SOCKET_MODE);
+            match u32::from_str_radix(mode, 8) {
+                // Decimal, as Circus reads it.
+                Ok(mode) => socket.set("umask", (0o777 & !mode).to_string()),
+                Err(_) => self.note(stack, "socket_mode", "socket_mode is no octal number"),
             }
+        }
+        if self.get("socket_owner").is_some() {
+            let text = "socket_owner has no equivalent: the socket belongs to the kernel's user";
+            self.note(stack, "socket_owner", text);
         }
         stack.push(self.section.location.line, socket);
     }
@@ -361,10 +404,46 @@ fn carry_environment(text: &str, mut section: Section, about: &str, line: u32, s
             );
             stack.note(line, about, text);
         }
-        section.set(name.trim(), value);
+        section.set(name.trim(), value.replace(MEANT, "$"));
         rest = behind.trim_start_matches([',', ' ', '\n', '\t']);
     }
     stack.push(line, section);
+}
+
+/// A path without the part that tells processes of one program apart.
+fn without_number(path: &str) -> String {
+    let Some((before, after)) = path.split_once("%(process_num)") else {
+        return path.to_owned();
+    };
+    let after = after.trim_start_matches(|c: char| c.is_ascii_digit());
+    let after = after.strip_prefix(['s', 'd']).unwrap_or(after);
+    let before = before.strip_suffix(['_', '-', '.']).unwrap_or(before);
+    format!("{before}{after}")
+}
+
+/// A dollar sign that is to be replaced.
+const MEANT: char = '\u{1}';
+
+/// In `[env:...]` a variable of the manager is `$NAME`.
+fn dollars(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("%(ENV_") {
+        out.push_str(before);
+        match after.split_once(")s") {
+            Some((name, after)) => {
+                out.push(MEANT);
+                out.push_str(name);
+                rest = after;
+            }
+            None => {
+                out.push_str("%(ENV_");
+                rest = after;
+            }
+        }
+    }
+    out.push_str(rest);
+    out
 }
 
 /// Supervisor takes `#` behind a space for a comment, too.

@@ -106,6 +106,73 @@ fn a_fastcgi_program_gets_its_socket_as_standard_input() {
     assert_eq!(configuration.sockets[0].name, "php");
     let text = stack.render("s.conf");
     assert!(text.contains("stdin_socket = php\n") && text.contains("port = 9000\n"));
+    assert!(!text.contains("umask"), "{text}");
+    let stack = import_supervisor(
+        "[fcgi-program:php]\ncommand=php-cgi\nsocket=unix:///run/php.sock\n",
+        "/",
+    );
+    // Nobody else may use it, as under Supervisor.
+    let text = stack.unwrap().render("s.conf");
+    assert!(text.contains("umask = 63\n"), "{text}");
+}
+
+#[test]
+fn the_log_of_several_supervisor_processes_is_one_file_with_one_limit() {
+    let stack = import_supervisor(
+        "[program:web]\ncommand=serve\nnumprocs=2\nredirect_stderr=true\n\
+         stdout_logfile=/var/log/%(program_name)s_%(process_num)02d.log\n\
+         stdout_logfile_maxbytes=1MB\nstdout_logfile_backups=2\n",
+        "/",
+    )
+    .unwrap();
+    let text = stack.render("s.conf");
+    for stream in ["stdout", "stderr"] {
+        for option in [
+            "filename = /var/log/web.log",
+            "max_bytes = 1048576",
+            "backup_count = 2",
+        ] {
+            let line = format!("{stream}_stream.{option}\n");
+            assert!(text.contains(&line), "{line}{text}");
+        }
+    }
+    let told = stack
+        .notes()
+        .iter()
+        .filter(|note| note.text.contains("one file"));
+    assert_eq!(told.count(), 1, "{text}");
+}
+
+#[test]
+fn variables_of_supervisor_in_an_environment_are_replaced() {
+    let stack = import_supervisor(
+        "[program:web]\ncommand=serve\nenvironment=PATH=\"/opt/bin:%(ENV_PATH)s\",A=%(here)s\n",
+        "/srv",
+    )
+    .unwrap();
+    let text = stack.render("s.conf");
+    assert!(text.contains("PATH = /opt/bin:$PATH\nA = /srv\n"), "{text}");
+    assert!(!noted(&stack, "$NAME"), "{text}");
+}
+
+#[test]
+fn included_files_are_named_from_the_directory_of_the_main_one() {
+    let text = "[include]\nfiles = conf.d/*.conf %(here)s/more.conf\n  /etc/x.conf\n";
+    let found = included_by_supervisor(text, "/srv");
+    let found: Vec<_> = found.iter().map(|(_, pattern)| pattern.as_str()).collect();
+    assert_eq!(
+        found,
+        ["/srv/conf.d/*.conf", "/srv/more.conf", "/etc/x.conf"]
+    );
+    let mut stack = import_supervisor(text, "/srv").unwrap();
+    let more = import_supervisor("[program:a]\ncommand=b\nserverurl=AUTO\n", "/srv").unwrap();
+    stack.append("conf.d/a.conf", more);
+    let text = stack.render("s.conf");
+    assert!(
+        text.contains("; note: conf.d/a.conf, line 3, program \"a\": serverurl"),
+        "{text}"
+    );
+    assert_eq!(loaded(&stack).watchers[0].name, "a");
 }
 
 #[test]
@@ -185,6 +252,29 @@ fn pm2_apps_keep_their_interpreter_counts_and_environment() {
         assert!(noted(&stack, words), "{words}");
     }
     assert!(!noted(&stack, "watch"));
+}
+
+#[test]
+fn a_pm2_app_is_stopped_and_logged_as_pm2_did_it() {
+    let stack = import_pm2(
+        r#"[{"name": "api", "script": "server.js", "cwd": "./api", "out_file": "./out.log",
+            "err_file": "/var/log/err.log", "exp_backoff_restart_delay": 150, "wait_ready": true}]"#,
+        "/srv",
+    )
+    .unwrap();
+    loaded(&stack);
+    let text = stack.render("e.json");
+    for line in [
+        "working_dir = /srv/api",
+        "stdout_stream.filename = /srv/api/out.log",
+        "stderr_stream.filename = /var/log/err.log",
+        "stop_signal = INT",
+        "graceful_timeout = 1.6",
+        "backoff_min = 0.15",
+    ] {
+        assert!(text.contains(&format!("{line}\n")), "{line}:\n{text}");
+    }
+    assert!(noted(&stack, "wait_ready: see `ready`"));
 }
 
 #[test]
