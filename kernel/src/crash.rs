@@ -270,6 +270,11 @@ pub(crate) mod watch {
         });
     }
 
+    /// Calls `watcher` at every point from now on. It may unwind.
+    pub(crate) fn install(watcher: impl FnMut(&'static str) + 'static) {
+        WATCHER.set(Some(Box::new(watcher)));
+    }
+
     /// Calls `watcher` at every point that `work` passes.
     pub(crate) fn while_watching<T>(
         watcher: impl FnMut(&'static str) + 'static,

@@ -102,6 +102,10 @@ impl End {
 /// Nanoseconds since 1970, as stamped on records and ends.
 #[must_use]
 pub fn now_ns() -> u64 {
+    #[cfg(test)]
+    if let Some(simulated) = crate::sys::simulated::now_ns() {
+        return simulated;
+    }
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();

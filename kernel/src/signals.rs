@@ -238,6 +238,10 @@ fn parse_stat(stat: &[u8]) -> Option<Look> {
 pub fn has_called_exec(pid: i32) -> Option<bool> {
     /// From the Linux sources; 1 after fork and vfork, cleared by exec.
     const PF_FORKNOEXEC: u32 = 0x40;
+    #[cfg(test)]
+    if let Some(simulated) = crate::sys::simulated::has_called_exec(pid) {
+        return simulated;
+    }
     let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
     let behind = stat
         .iter()

@@ -1,6 +1,7 @@
 //! From a command line to a kernel that serves, in the only order that works: what forks first, then
 //! what others could see, then what children inherit.
 
+pub(crate) mod beginning;
 mod going_back;
 mod guarding;
 mod own;

@@ -20,6 +20,9 @@ pub mod flags {
     pub const END_ACKNOWLEDGED: u32 = 1 << 0;
     /// Its output is thrown away and it is forgotten at its end.
     pub const REMOVED: u32 = 1 << 1;
+    /// Whoever was there when it ended has been told. Without it the next image of the kernel tells the
+    /// sessions that it carries on: the guard may publish an end while one image becomes the other.
+    pub const END_TOLD: u32 = 1 << 2;
 }
 
 /// A session's number, counted from 1.

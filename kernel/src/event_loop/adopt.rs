@@ -24,15 +24,15 @@ use crate::replay::{RememberError, Remembered, remember};
 use crate::sockets::UnixFile;
 use crate::spawn::{Resolution, Spawner, resolve};
 use crate::state::{
-    About, GiveBack, Lease, Output, Process, Reading, Socket, State, TextAcknowledged,
+    About, GiveBack, Lease, Output, Process, Reading, Socket, State, TextAcknowledged, flags,
 };
+use crate::sys::kept::Kept;
 use crate::sys::process::duplicate_from;
 use kingpole_protocol::ids::ProcessId;
 use kingpole_protocol::spec::SocketAddress;
 use kingpole_protocol::status::SocketInfo;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::rc::Rc;
@@ -122,7 +122,7 @@ pub(super) fn adopt(
     guard: GuardLink,
 ) -> Result<Adopted, AdoptError> {
     // Where this fails, another program may go on with them.
-    let held = ManuallyDrop::new(inheritance.held);
+    let held = Kept::new(inheritance.held);
     let memory = inheritance.state;
     crash_point("adopt: start");
     if succession == Succession::Crash {
@@ -154,7 +154,7 @@ pub(super) fn adopt(
     let mut adoption = Adoption {
         state: State::new(about),
         hands,
-        held: ManuallyDrop::into_inner(held),
+        held: Kept::into_inner(held),
         rings: inheritance.rings,
         inputs: Vec::new(),
         notes: Vec::new(),
@@ -307,12 +307,13 @@ impl Adoption {
             let ring = rings.remove(&slot);
             let mut held = self.held_for(id);
             match processes.remove(&id) {
-                // A removal or a spawn that got no further. What was held for it closes here; a
-                // late child of an intent finds its claim given up.
+                // A removal or a spawn that got no further. What was held for it closes here and at
+                // the guard; a late child of an intent finds its claim given up.
                 None => {
                     self.hands.unpoll(held.values());
                     let _ = self.hands.memory.slot(slot).abort_claim();
                     self.hands.memory.release(slot);
+                    self.hands.release_held(id);
                 }
                 Some((spawned, recorded_bytes)) if slot_state == SlotState::Intent => {
                     if let Some(ring) = ring
@@ -389,6 +390,7 @@ impl Hands {
                 Resolution::Running => {
                     let tag = Tag::new(id.0, HeldKind::Ring);
                     let mut unresolved = unresolved;
+                    let ended = slot.ended();
                     let ring = unresolved
                         .held
                         .remove(&tag)
@@ -400,6 +402,10 @@ impl Hands {
                         process: id,
                         running: process,
                     });
+                    inputs.extend(ended.map(|end| Input::Ended {
+                        process: id,
+                        end: end_of(&end),
+                    }));
                 }
                 Resolution::NeverStarted | Resolution::Failed(_) => {
                     self.memory.release(unresolved.slot);
@@ -473,7 +479,9 @@ impl Hands {
             self.replace_ring(&mut child, id, size, asked_bytes, notes);
         }
         let slot = self.memory.slot(index);
-        let end = slot.ended().map(|end| end_of(&end));
+        // One that nobody was told of yet comes as an input, as any other.
+        let is_told = slot.flags() & flags::END_TOLD != 0;
+        let end = slot.ended().filter(|_| is_told).map(|end| end_of(&end));
         let dropped = slot.dropped();
         let Some(output) = position(&self.memory, index, child.ring.as_ref()) else {
             self.unpoll(child.stdout.iter().chain(&child.stderr));

@@ -13,12 +13,12 @@ use crate::log::{Backlog, Log};
 use crate::memory::held::Tag;
 use crate::peer::Guests;
 use crate::state::{About, State};
+use crate::sys::kept::Kept;
 use crate::sys::title::ProcessTitle;
 use nix::errno::Errno;
 use nix::sys::signalfd::SignalFd;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::mem::ManuallyDrop;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Instant;
@@ -88,8 +88,8 @@ impl Kernel {
     ) -> Result<(Self, Vec<Tag>), LoopError> {
         // Nothing that was inherited may be closed by a failure: another program may go on with it.
         // What can fail comes first, and after that nobody hears of anything before all is well.
-        let mut parts = ManuallyDrop::new(parts);
-        let inheritance = ManuallyDrop::new(inheritance);
+        let mut parts = Kept::new(parts);
+        let inheritance = Kept::new(inheritance);
         let polled = match parts.polled.take() {
             Some(polled) => Polled::resume(polled),
             None => Polled::new()?,
@@ -97,15 +97,15 @@ impl Kernel {
         let polled = Rc::new(RefCell::new(polled));
         let waiting = Waiting::new(&polled.borrow())?;
         let about = parts.about.clone();
-        let resumption = ManuallyDrop::new(parts.resumption.take());
+        let resumption = Kept::new(parts.resumption.take());
         let sent = resumption.as_ref().map_or(0, |r| r.saved.head.link_sent);
         let guard = GuardLink::new(parts.link.take(), sent);
         resume_stage("resume: loop")?;
-        let inheritance = ManuallyDrop::into_inner(inheritance);
+        let inheritance = Kept::into_inner(inheritance);
         let adopted = adopt::adopt(inheritance, about, succession, Rc::clone(&polled), guard)?;
-        let parts = ManuallyDrop::into_inner(parts);
+        let parts = Kept::into_inner(parts);
         let kernel = Self::assemble(parts, adopted.state, adopted.hands, polled, waiting);
-        let mut kernel = ManuallyDrop::new(kernel);
+        let mut kernel = Kept::new(kernel);
         if adopted.beginning == Beginning::First {
             let Self { hands, state, .. } = &mut *kernel;
             hands.begin(state).map_err(LoopError::Journal)?;
@@ -113,13 +113,13 @@ impl Kernel {
         kernel.poll_own()?;
         kernel.begin_guarded(&adopted.dropped)?;
         resume_stage("resume: sessions")?;
-        let resumed = match ManuallyDrop::into_inner(resumption) {
+        let resumed = match Kept::into_inner(resumption) {
             Some(resumption) => Some(kernel.resume_connections(resumption)?),
             None => None,
         };
         resume_stage("resume: ready")?;
         point_of_no_return();
-        let mut kernel = ManuallyDrop::into_inner(kernel);
+        let mut kernel = Kept::into_inner(kernel);
         for note in adopted.notes {
             kernel.log_line(&note);
         }

@@ -16,6 +16,8 @@ mod passing;
 mod polled;
 mod reading;
 mod sessions;
+#[cfg(test)]
+mod simulation;
 mod spawning;
 mod text_output;
 mod upgrading;
@@ -172,12 +174,7 @@ impl Kernel {
             return Ok(());
         };
         runtime.block_on(async move {
-            // A child may have ended while nobody listened to SIGCHLD (after an exec in place).
-            self.sweep();
-            self.flush_guard();
-            self.show_title();
-            self.hands.guard.tell_ready();
-            self.tell_resumed();
+            self.begin_serving();
             started();
             let mut ready: Vec<Ready> = Vec::new();
             while !self.leaving {
@@ -190,17 +187,31 @@ impl Kernel {
                 }
                 self.code = Code::Used;
                 self.turn(&ready);
-                self.look_again();
-                self.prepare_upgrade();
-                if let Some(order) = self.order.take() {
-                    self.preparing = Some(Preparing::new(order));
-                }
-                if let Some(decided) = self.decided.take() {
-                    self.upgrade(decided);
-                }
+                self.look_at_upgrade();
             }
             Ok(())
         })
+    }
+
+    fn begin_serving(&mut self) {
+        // A child may have ended while nobody listened to SIGCHLD (after an exec in place).
+        self.sweep();
+        self.flush_guard();
+        self.show_title();
+        self.hands.guard.tell_ready();
+        self.tell_resumed();
+    }
+
+    /// Between two turns: goes on with an upgrade that was asked for, or decided in the last one.
+    fn look_at_upgrade(&mut self) {
+        self.look_again();
+        self.prepare_upgrade();
+        if let Some(order) = self.order.take() {
+            self.preparing = Some(Preparing::new(order));
+        }
+        if let Some(decided) = self.decided.take() {
+            self.upgrade(decided);
+        }
     }
 
     async fn wait(&mut self, watched: &mut Watched) -> Result<(), LoopError> {
@@ -268,6 +279,13 @@ impl Kernel {
     }
 
     fn now(&self) -> Now {
+        #[cfg(test)]
+        if let Some(simulated) = crate::sys::simulated::now_ns() {
+            return Now {
+                unix_ns: simulated,
+                monotonic_ns: simulated,
+            };
+        }
         Now {
             unix_ns: now_ns(),
             monotonic_ns: self.clock_ns(Instant::now()),

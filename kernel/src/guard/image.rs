@@ -2,6 +2,8 @@
 
 use super::role::Role;
 use crate::sys::exec::{Inherit, Orphaned, fork_exec, inherit_numbers, set_inherited};
+#[cfg(test)]
+use crate::sys::simulated;
 use crate::upgrade::rehearse::Script;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open};
@@ -88,6 +90,10 @@ impl Image {
     /// # Errors
     /// No process can be made. A program that cannot be started ends with code 71 instead.
     pub fn start(&self, role: &Role, kept: &[BorrowedFd<'_>]) -> Result<i32, Errno> {
+        #[cfg(test)]
+        if let Some(started) = simulated::start(self.binary.as_fd(), role, kept) {
+            return started;
+        }
         let arguments = self.command_line(role);
         let environment = &self.environment;
         let binary = self.binary.as_fd();
@@ -99,6 +105,12 @@ impl Image {
     /// # Errors
     /// As [`Image::start`].
     pub fn start_rehearsal(&self, script: &Script, kept: &[BorrowedFd<'_>]) -> Result<i32, Errno> {
+        #[cfg(test)]
+        if let Some(pid) = simulated::rehearse(self.binary.as_fd(), kept, |inherited| {
+            let _ = crate::upgrade::rehearse::perform(script, inherited);
+        }) {
+            return Ok(pid);
+        }
         let words = ["--rehearse".to_owned(), script.to_string()];
         let words = words.map(|text| CString::new(text).unwrap_or_default());
         let mut arguments = vec![self.name.clone()];
@@ -112,6 +124,8 @@ impl Image {
     /// changed.
     #[must_use]
     pub fn become_it(&self, role: &Role, kept: &[BorrowedFd<'_>]) -> Errno {
+        #[cfg(test)]
+        simulated::become_it(self.binary.as_fd(), role, kept);
         let arguments = self.command_line(role);
         let mut result = set_inherited(kept, Inherit::Yes);
         if result.is_ok() {

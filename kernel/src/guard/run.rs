@@ -162,32 +162,53 @@ impl Guard {
     /// Nothing can be waited for any more.
     pub fn run(mut self) -> Result<Exit, Errno> {
         loop {
-            // First: the program before this one may have left something undone.
-            self.take_signals();
-            self.take_messages();
-            if let Some(exit) = self.sweep() {
-                self.store.forget_all();
-                self.pids.remove();
-                if let Some(promise) = self.promise.take() {
-                    promise.keep(exit as u8);
-                }
+            if let Some(exit) = self.turn() {
                 return Ok(exit);
-            }
-            self.log_waits = self.log.flush(now_ns());
-            if self.store.tell(&self.held) == Told::Overfull {
-                self.say(
-                    "systemd's descriptor store is full: what comes now does not survive the death of \
-                     guard and kernel together (raise FileDescriptorStoreMax)",
-                );
-            }
-            if self.own == Own::Outdated {
-                self.become_next();
-            }
-            if self.next_start.is_some_and(|at| at <= Instant::now()) {
-                self.start_kernel();
             }
             self.wait()?;
         }
+    }
+
+    /// Deals with everything that has happened. Gives an exit code when the guard is to end.
+    fn turn(&mut self) -> Option<Exit> {
+        // First: the program before this one may have left something undone.
+        self.take_signals();
+        self.take_messages();
+        if let Some(exit) = self.sweep() {
+            self.store.forget_all();
+            self.pids.remove();
+            if let Some(promise) = self.promise.take() {
+                promise.keep(exit as u8);
+            }
+            return Some(exit);
+        }
+        self.log_waits = self.log.flush(now_ns());
+        if self.store.tell(&self.held) == Told::Overfull {
+            self.say(
+                "systemd's descriptor store is full: what comes now does not survive the death of \
+                 guard and kernel together (raise FileDescriptorStoreMax)",
+            );
+        }
+        if self.own == Own::Outdated {
+            self.become_next();
+        }
+        if self.next_start.is_some_and(|at| at <= Instant::now()) {
+            self.start_kernel();
+        }
+        None
+    }
+
+    /// One turn, with a kernel started at once where one is due: for the simulation.
+    #[cfg(test)]
+    pub(crate) fn simulated_turn(&mut self) {
+        self.next_start = self.next_start.map(|_| Instant::now());
+        assert_eq!(self.turn(), None, "nobody asked it to end");
+    }
+
+    /// What it holds.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> &Held {
+        &self.held
     }
 
     /// Becomes the program that the kernel has become. The table, the link and the zombies stay as they

@@ -1,17 +1,17 @@
 //! From a prepared process to a kernel that serves.
 
-use super::going_back::{WayBack, go_back, read_failure};
+use super::beginning::Beginning;
+use super::going_back::{WayBack, go_back};
 use super::{Ground, RELEASE, StartError, own, stderr_log, system};
 use crate::crash::{Victim, arm, resume_stage};
 use crate::event_loop::{
     Detail, Heirloom, Inheritance, Kernel, Parts, Permissions, Resumption, Rings, Succession,
-    is_what_was_saved, open_all,
+    open_all,
 };
 use crate::exit::Exit;
 use crate::guard::image::Image;
 use crate::guard::role::{Original, Role};
 use crate::guard::shared::Shared;
-use crate::memory::held::{HeldKind, Tag};
 use crate::notify::notify;
 use crate::peer::Guests;
 use crate::reap::now_ns;
@@ -20,14 +20,11 @@ use crate::sys::alarm;
 use crate::sys::daemon::{Promise, take_over_title};
 use crate::sys::inherited::Inherited;
 use crate::sys::process::become_subreaper;
-use crate::sys::readiness::unpoll;
 use crate::sys::trim::release_unused_code;
-use crate::upgrade::rehearse::read_saved;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::mem::ManuallyDrop;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 
@@ -40,23 +37,9 @@ pub(super) fn guarded(
     if let Some(number) = role.saved {
         return upgraded(ground, role, inherited, number);
     }
-    let shared = Shared::take(&mut inherited, role.shared)?;
-    let link = role.link.and_then(|number| inherited.take(number));
-    let held = shared.memory.held().filter_map(|(_, tag, number)| {
-        let fd = inherited.take(number)?;
-        Some((tag, fd))
-    });
-    let held = held.collect();
+    let beginning = Beginning::after_a_kill(role, &mut inherited)?;
     drop(inherited);
     own::protect_kernel(&role.original);
-    let beginning = Beginning {
-        shared,
-        held,
-        polled: None,
-        link,
-        original: role.original,
-        resumption: None,
-    };
     serve(ground, beginning, &mut None)
 }
 
@@ -108,96 +91,8 @@ fn resume(
     number: i32,
     point_of_no_return: impl FnOnce(),
 ) -> Result<Kernel, StartError> {
-    let lost = |reason: String| StartError::Resume { reason };
-    let stage = |name| resume_stage(name).map_err(system(name));
-    stage("resume: saved")?;
-    let file = inherited.copy(number).map_err(|_| {
-        lost(format!(
-            "descriptor {number}, the saved state, is not there"
-        ))
-    })?;
-    let saved = read_saved(file.into()).map_err(lost)?;
-    let failure = role.failure.map(|number| read_failure(inherited, number));
-    // All is looked at before anything is used.
-    stage("resume: descriptors")?;
-    for wanted in saved.descriptors() {
-        let kind = Tag::from_word(wanted.tag).and_then(Tag::kind);
-        // Thousands of them are looked at later, by a kernel that has a guard: see `Kernel::look_again`.
-        let later = role.link.is_some() && kind.is_some_and(HeldKind::is_of_process);
-        let found = inherited.get(wanted.number);
-        if !found.is_some_and(|fd| later || is_what_was_saved(fd, wanted)) {
-            let number = wanted.number;
-            return Err(lost(format!("descriptor {number} is not what was saved")));
-        }
-    }
-    stage("resume: shared memory")?;
-    let shared = Shared::copy(inherited, role.shared)?;
-    let link = match role.link {
-        Some(number) => Some(
-            inherited
-                .copy(number)
-                .map_err(system("take the link over"))?,
-        ),
-        None => None,
-    };
-    let polled = match role.polled {
-        Some(number) => Some(take_polled_over(inherited, role, number)?),
-        None => None,
-    };
-    // Not closed by a failure.
-    let mut held = ManuallyDrop::new(BTreeMap::new());
-    let mut sockets = ManuallyDrop::new(BTreeMap::new());
-    let mut take = |number| {
-        let taken: Option<OwnedFd> = inherited.take(number);
-        taken.ok_or_else(|| lost(format!("descriptor {number} was saved twice")))
-    };
-    for saved in &saved.held {
-        if let Some(tag) = Tag::from_word(saved.tag) {
-            held.insert(tag, take(saved.number)?);
-        }
-    }
-    for session in &saved.sessions {
-        sockets.insert(session.session, take(session.socket.number)?);
-    }
-    let beginning = Beginning {
-        shared,
-        held: ManuallyDrop::into_inner(held),
-        polled,
-        link,
-        original: role.original,
-        resumption: Some(Resumption {
-            saved,
-            sockets: ManuallyDrop::into_inner(sockets),
-            failure,
-        }),
-    };
+    let beginning = Beginning::after_an_upgrade(role, inherited, number)?;
     prepare(ground, beginning, point_of_no_return)
-}
-
-/// The epoll of the program before, without what hangs on it under numbers that are not used again.
-fn take_polled_over(
-    inherited: &Inherited,
-    role: &Role,
-    number: i32,
-) -> Result<OwnedFd, StartError> {
-    let polled = inherited.copy(number);
-    let polled = polled.map_err(system("take the epoll over"))?;
-    for number in [Some(role.shared.ended), role.link].into_iter().flatten() {
-        if let Some(fd) = inherited.get(number) {
-            unpoll(&polled, fd);
-        }
-    }
-    Ok(polled)
-}
-
-/// What a kernel begins with.
-struct Beginning {
-    shared: Shared,
-    held: BTreeMap<Tag, OwnedFd>,
-    polled: Option<OwnedFd>,
-    link: Option<OwnedFd>,
-    original: Original,
-    resumption: Option<Resumption>,
 }
 
 /// A kernel without a guard.

@@ -370,6 +370,9 @@ impl Step<'_> {
             return;
         }
         process.end = Some(end);
+        process.flags |= flags::END_TOLD;
+        let flags = process.flags;
+        self.effects.push(Effect::SetFlags { process: id, flags });
         self.state.running = self.state.running.saturating_sub(1);
         let line = format!("process {id} {:?}: ended: {:?}", process.name, end.status);
         self.log(line);

@@ -101,6 +101,10 @@ fn is_open(number: i32) -> bool {
 /// # Errors
 /// Linux is older than 5.11.
 pub fn set_all_close_on_exec() -> Result<(), Errno> {
+    #[cfg(test)]
+    if super::simulated::with(|_| ()).is_some() {
+        return Ok(());
+    }
     let (first, last) = (3_u32, u32::MAX);
     // SAFETY: changes a flag of open descriptors; no memory is involved.
     let result = unsafe {
@@ -156,6 +160,37 @@ impl Inherited {
             }
         }
         Ok(Self { by_number })
+    }
+
+    /// What a simulated process is left.
+    #[cfg(test)]
+    pub(crate) fn of(some: impl IntoIterator<Item = (i32, OwnedFd)>) -> Self {
+        let mut all = Self::none();
+        for (number, fd) in some {
+            let place = place_of(number).expect("a number");
+            if all.by_number.len() <= place {
+                all.by_number.resize_with(place + 1, || None);
+            }
+            all.by_number[place] = Some(fd);
+        }
+        all
+    }
+
+    /// Copies of all, under the same numbers.
+    #[cfg(test)]
+    pub(crate) fn copies(&self) -> Self {
+        let copies = (0..).zip(&self.by_number).filter_map(|(number, fd)| {
+            let copy = duplicate_from(fd.as_ref()?.as_fd(), 3);
+            Some((number, copy.expect("a descriptor for a copy")))
+        });
+        Self::of(copies)
+    }
+
+    /// One more, under a number that is free.
+    #[cfg(test)]
+    pub(crate) fn add(&mut self, fd: OwnedFd) -> i32 {
+        self.by_number.push(Some(fd));
+        i32::try_from(self.by_number.len() - 1).expect("a number")
     }
 
     /// For a process that was handed nothing.

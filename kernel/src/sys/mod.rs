@@ -8,12 +8,15 @@ pub mod child;
 pub mod daemon;
 pub mod exec;
 pub mod inherited;
+pub mod kept;
 pub mod mapping;
 pub mod memfd;
 pub mod pidfd_info;
 pub mod process;
 pub mod readiness;
 pub mod rights;
+#[cfg(test)]
+pub(crate) mod simulated;
 pub mod title;
 pub mod trim;
 pub mod wait;

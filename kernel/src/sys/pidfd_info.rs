@@ -40,6 +40,10 @@ const GET_INFO: libc::c_ulong =
 /// pidfd.
 #[must_use]
 pub fn fate(pidfd: impl AsFd, pid: i32) -> Fate {
+    #[cfg(test)]
+    if let Some(fate) = super::simulated::fate(pidfd.as_fd()) {
+        return fate;
+    }
     if let Some((state, status)) = look(pid)
         // While it can be signalled it was not reaped, so the number was its own.
         && pidfd_send_signal(&pidfd, 0) != Err(Errno::ESRCH)

@@ -38,6 +38,10 @@ pub fn bytes_unread(socket: BorrowedFd<'_>) -> Result<u64, Errno> {
 /// # Errors
 /// `ESRCH` when there is none, descriptor limits.
 pub fn pidfd_open(pid: i32) -> Result<OwnedFd, Errno> {
+    #[cfg(test)]
+    if let Some(opened) = super::simulated::pidfd_open(pid) {
+        return opened;
+    }
     // SAFETY: no memory is involved.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     let fd = i32::try_from(Errno::result(fd)?).map_err(|_| Errno::EBADF)?;
@@ -50,6 +54,10 @@ pub fn pidfd_open(pid: i32) -> Result<OwnedFd, Errno> {
 /// # Errors
 /// `ESRCH` once it was reaped, `EPERM`, `EINVAL` for a signal that does not exist.
 pub fn pidfd_send_signal(pidfd: impl AsFd, signal: i32) -> Result<(), Errno> {
+    #[cfg(test)]
+    if let Some(sent) = super::simulated::pidfd_send_signal(pidfd.as_fd(), signal) {
+        return sent;
+    }
     let no_info = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: a null siginfo means "as kill would fill it"; no other memory is involved.
     let result = unsafe {

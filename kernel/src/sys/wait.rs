@@ -49,6 +49,10 @@ pub struct Ended {
 /// # Errors
 /// `ECHILD` when there is no such child; `EINTR` is retried.
 pub fn wait_ended(whom: Whom, after: After, blocking: Blocking) -> Result<Option<Ended>, Errno> {
+    #[cfg(test)]
+    if let Some(waited) = super::simulated::wait(whom, after) {
+        return waited;
+    }
     let (kind, pid) = match whom {
         Whom::Any => (libc::P_ALL, 0),
         Whom::Pid(pid) => (libc::P_PID, pid),

@@ -38,10 +38,23 @@ pub const SAVED_VERSION: u32 = if cfg!(feature = "a-version-ahead") {
 /// that the kernel before it can be gone back to; `KINGPOLE_STATE_VERSION=1` makes a build ahead of the
 /// releases have nothing new to say.
 fn written_version() -> u32 {
+    #[cfg(test)]
+    if let Some(simulated) = crate::sys::simulated::version_written() {
+        return simulated;
+    }
     if cfg!(feature = "a-version-ahead")
         && std::env::var_os("KINGPOLE_STATE_VERSION").is_some_and(|version| version == "1")
     {
         return 1;
+    }
+    SAVED_VERSION
+}
+
+/// The newest version that is read.
+fn newest_read() -> u32 {
+    #[cfg(test)]
+    if let Some(simulated) = crate::sys::simulated::version_read() {
+        return simulated;
     }
     SAVED_VERSION
 }
@@ -317,7 +330,7 @@ impl Saved {
         }
         let (version, mut rest) = rest.split_first_chunk::<4>().ok_or(SavedError::Short)?;
         let found = u32::from_le_bytes(*version);
-        if found > SAVED_VERSION {
+        if found > newest_read() {
             return Err(SavedError::TooNew { found });
         }
         let mut head = None;
@@ -327,7 +340,7 @@ impl Saved {
             let (kind, bytes) = part(&mut rest)?;
             match (kind, sessions.last_mut()) {
                 (HEAD, _) => head = Some(codec::decode(bytes)?),
-                (AHEAD, _) if cfg!(feature = "a-version-ahead") => {}
+                (AHEAD, _) if newest_read() > 1 => {}
                 (HELD, _) => held.extend(codec::decode::<Vec<SavedDescriptor>>(bytes)?),
                 (COUNTS, _) => counts.extend(codec::decode::<Vec<SavedCounts>>(bytes)?),
                 (SESSION, _) => sessions.push(codec::decode(bytes)?),

@@ -88,6 +88,10 @@ pub(super) fn fresh_pidfd(
 
 /// Whether a pipe is the standard output or error of a process.
 fn writes_to(pid: i32, pipe: &OwnedFd) -> bool {
+    #[cfg(test)]
+    if let Some(simulated) = crate::sys::simulated::writes_to(pid, pipe) {
+        return simulated;
+    }
     let Ok(stat) = fstat(pipe) else { return false };
     let name = format!("pipe:[{}]", stat.st_ino);
     let target = |number| std::fs::read_link(format!("/proc/{pid}/fd/{number}"));

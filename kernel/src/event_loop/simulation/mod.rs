@@ -1,0 +1,120 @@
+//! Seeded simulation of kernel and guard: the real ones with the real memory files, pipes and sockets,
+//! over a simulated Linux of processes ([`crate::sys::simulated`]) and a simulated clock.
+//!
+//! Kernels are killed at any crash point, also while they take over, and while a child is between clone
+//! and exec; guards as well; kernels become newer and older programs, or try to; Linux refuses reads;
+//! clients come and go in the middle of everything. What children wrote and how they ended is kept in a
+//! ledger beside, and everything that kernels and clients find is compared with it.
+//!
+//! An ordinary test run takes some hundred seeds. More of them, or longer runs:
+//!
+//! ```text
+//! KINGPOLE_SIMULATION_SEEDS=100000 KINGPOLE_SIMULATION_STEPS=1000 \
+//!     cargo test -p kingpole-kernel --lib event_loop::simulation
+//! ```
+//!
+//! A failure prints the seed, what happened last, and the command that repeats it.
+
+mod children;
+mod manager;
+mod moves;
+mod oracle;
+mod programs;
+mod prompt;
+mod world;
+
+use crate::sys::simulated;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use world::World;
+
+const SEEDS: u64 = 300;
+const STEPS: u64 = 150;
+/// Some points are passed rarely.
+const POINTS_MISSED_MAX: usize = 8;
+
+/// Splitmix64: its own, so that a seed means the same for ever.
+pub(super) struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// Below `bound`.
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound.max(1)
+    }
+
+    fn one_in(&mut self, count: u64) -> bool {
+        self.below(count) == 0
+    }
+
+    fn pick<T: Copy>(&mut self, from: &[T]) -> Option<T> {
+        let index = self.below(from.len() as u64);
+        from.get(usize::try_from(index).unwrap()).copied()
+    }
+}
+
+fn setting(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} is not a number: {text}")),
+    )
+}
+
+/// Plays one seed; gives its story if something is not as it must be.
+fn run(seed: u64, steps: u64) -> Result<(), String> {
+    let played = catch_unwind(AssertUnwindSafe(|| {
+        let mut world = World::new(seed);
+        let story = world.story();
+        let played = catch_unwind(AssertUnwindSafe(|| {
+            for _ in 0..steps {
+                world.chaos();
+            }
+            world.settle_down();
+        }));
+        played.map_err(|_| story.tell())
+    }));
+    simulated::install(None);
+    match played {
+        Ok(played) => played,
+        Err(_) => Err("no world could be made".to_owned()),
+    }
+}
+
+#[test]
+fn every_byte_end_and_value_survives_every_seed() {
+    let steps = setting("KINGPOLE_SIMULATION_STEPS").unwrap_or(STEPS);
+    let seeds = match setting("KINGPOLE_SIMULATION_SEED") {
+        Some(seed) => seed..=seed,
+        None => 1..=setting("KINGPOLE_SIMULATION_SEEDS").unwrap_or(SEEDS),
+    };
+    let seeds_tried = seeds.clone().count();
+    let mut met = std::collections::BTreeMap::new();
+    for seed in seeds {
+        if let Err(story) = run(seed, steps) {
+            panic!(
+                "seed {seed}:\n{story}\nagain: KINGPOLE_SIMULATION_SEED={seed} \
+                 KINGPOLE_SIMULATION_STEPS={steps} cargo test -p kingpole-kernel --lib \
+                 event_loop::simulation"
+            );
+        }
+        world::met(|name, count| *met.entry(name).or_insert(0_u64) += count);
+    }
+    println!("deaths: {met:#?}");
+    if seeds_tried >= 100 {
+        // A simulation in which nobody dies has fallen asleep.
+        let points = world::POINTS.iter();
+        let missed = points.filter(|point| !met.contains_key(*point));
+        let missed = missed.collect::<Vec<_>>();
+        assert!(
+            missed.len() <= POINTS_MISSED_MAX,
+            "nobody died at {missed:?}"
+        );
+    }
+}
