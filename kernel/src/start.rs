@@ -11,6 +11,7 @@ use crate::event_loop::{ListenError, LoopError};
 use crate::exit::Exit;
 use crate::guard::role::Part;
 use crate::guard::shared::{Shared, SharedError};
+use crate::guard::store;
 use crate::limits::UMASK;
 use crate::lock::{self, LockError};
 use crate::log::Log;
@@ -205,11 +206,18 @@ fn hold_ground(
 ) -> Result<Exit, StartError> {
     let lock = lock::keep(lock::take(&ground.runtime_dir)?)?;
     let pids = PidFiles::in_directory(&ground.runtime_dir);
-    let stored = if ground.options.no_guard {
-        None
-    } else {
-        guarding::stored(inherited)?
-    };
+    // Also where no guard is asked for: dropping it would end what runs.
+    let stored = guarding::stored(inherited)?;
+    let is_alone = ground.options.no_guard && stored.is_none();
+    if ground.options.no_guard && store::count_max() != 0 {
+        let text = if is_alone {
+            "systemd's descriptor store is not used: only a guard tells it what there is, and --no-guard \
+             was asked for"
+        } else {
+            "what systemd has kept is gone on with by a guard and a kernel, although --no-guard was asked for"
+        };
+        stderr_log()?.line(now_ns(), text);
+    }
     if stored.is_none()
         && let Some(killed) = pids.killed()
     {
@@ -221,7 +229,7 @@ fn hold_ground(
         path: "/".into(),
         source,
     })?;
-    if ground.options.no_guard {
+    if is_alone {
         let shared = Shared::create(Some(lock))?;
         let mut original = own::prepare_limits().map_err(system("ask for a limit"))?;
         original.oom_score = None;

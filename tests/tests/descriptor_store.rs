@@ -238,6 +238,58 @@ fn guard_and_kernel_killed_together_lose_nothing() {
 }
 
 #[test]
+fn what_systemd_has_kept_is_gone_on_with_although_no_guard_was_asked_for() {
+    let scratch = Rc::new(Scratch::new());
+    let kept = store_in(&scratch);
+    let command = command_with_store(&scratch, 100);
+    let mut kernel = Kernel::start_command(Rc::clone(&scratch), command);
+    let mut client = kernel.client();
+    let mut puppet = Puppet::spawn(&kernel, &mut client, "child", |_| {});
+    TextSession::open(&Place::Unix(kernel.socket())).ask("set colour red");
+    wait::until("everything is stored", || {
+        let names = kept.lock().unwrap().keys().cloned().collect::<Vec<_>>();
+        if names.len() == 5 + 4 + 2 {
+            Ok(())
+        } else {
+            Err(format!("{names:?}"))
+        }
+    });
+    // Stopped first, so that neither can replace the other.
+    let serving = kernel.serving();
+    kernel.process().handle().signal(libc::SIGSTOP).unwrap();
+    serving.signal(libc::SIGKILL).unwrap();
+    serving.wait_ended("the kernel");
+    kernel.process_mut().kill();
+
+    let mut ordinary = command_with_store(&scratch, 100);
+    ordinary.arg("--no-guard");
+    let next = Kernel::start_command(Rc::clone(&scratch), handed_back(&ordinary, &kept));
+    assert!(next.log().contains("although --no-guard"), "{}", next.log());
+    let mut client = next.client();
+    let status = client.status().unwrap();
+    assert_eq!((status.epoch, status.processes_running), (2, 1));
+    assert_ne!(status.guard_pid, 0);
+    let values = client.values("colour").unwrap();
+    assert_eq!(values[0].value, ByteString(b"red".to_vec()));
+    puppet.report();
+}
+
+#[test]
+fn without_a_guard_it_is_said_that_the_store_stays_empty() {
+    let scratch = Rc::new(Scratch::new());
+    let kept = store_in(&scratch);
+    let mut command = command_with_store(&scratch, 100);
+    command.arg("--no-guard");
+    let kernel = Kernel::start_command(Rc::clone(&scratch), command);
+    let mut client = kernel.client();
+    let mut puppet = Puppet::spawn(&kernel, &mut client, "child", |_| {});
+    puppet.report();
+    let log = kernel.log();
+    assert!(log.contains("descriptor store is not used"), "{log}");
+    assert_eq!(kept.lock().unwrap().len(), 0);
+}
+
+#[test]
 fn a_full_store_is_told_and_keeps_nothing_else_from_working() {
     let scratch = Rc::new(Scratch::new());
     let kept = store_in(&scratch);

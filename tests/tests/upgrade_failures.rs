@@ -271,6 +271,96 @@ fn a_program_that_hangs_before_it_can_go_back_is_ended_and_the_one_before_starte
     read_pattern(&mut client, &kernel, 0, 6000);
 }
 
+/// A kernel of a second epoch, which has a guard, with everything that the first one had.
+#[track_caller]
+fn expect_rescue(kernel: &Kernel, puppet: &mut Puppet, what: &str) {
+    let mut client = wait::until("the program before serves again", || {
+        // One that hangs lets clients connect.
+        let patience = Some(std::time::Duration::from_secs(1));
+        let address = Address::Unix(kernel.socket());
+        let mut client = Client::connect(&address, "t/1", patience).map_err(|e| e.to_string())?;
+        let status = client.status().map_err(|error| error.to_string())?;
+        if status.epoch == 2 {
+            Ok(client)
+        } else {
+            Err(format!("{what}: {status:?}"))
+        }
+    });
+    let status = client.status().unwrap();
+    assert_ne!(status.guard_pid, 0, "{what}");
+    let values = client.values("colour").unwrap();
+    assert_eq!(values[0].value, ByteString(b"red".to_vec()), "{what}");
+    client
+        .follow(puppet.process(), Sequence(0), 1 << 20)
+        .unwrap();
+    puppet.ask("flood out 3000 3000 100");
+    read_pattern(&mut client, kernel, 0, 6000);
+    // Whoever stood by during an upgrade that went well is gone: only the guard is there now.
+    kernel.serving().signal(libc::SIGKILL).unwrap();
+    wait::until("a third kernel", || {
+        let mut client = kernel.try_client("t/1").map_err(|e| e.to_string())?;
+        let status = client.status().map_err(|error| error.to_string())?;
+        if status.epoch == 3 {
+            Ok(())
+        } else {
+            Err(format!("{what}: {status:?}"))
+        }
+    });
+    puppet.report();
+}
+
+#[test]
+fn without_a_guard_a_program_that_dies_or_hangs_for_good_is_replaced_by_the_one_before_and_a_guard()
+{
+    let candidate = binaries::kernel_with_crash_points();
+    let rescue = |variable: &str, stage: &str| {
+        let kernel = kernel_that_meets_hang(variable, stage, &["--no-guard"]);
+        let mut client = kernel.client();
+        let mut puppet = Puppet::spawn(&kernel, &mut client, "child", |_| {});
+        puppet.ask("flood out 0 3000 100");
+        let mut text = TextSession::open(&Place::Unix(kernel.socket()));
+        text.ask("set colour red");
+        text.send(format!("upgrade {}\n", candidate.display()).as_bytes());
+        expect_rescue(&kernel, &mut puppet, &format!("{variable} {stage}"));
+    };
+    std::thread::scope(|scope| {
+        for (variable, stage) in [
+            ("KINGPOLE_RESUME_CRASH", "resume: start"),
+            ("KINGPOLE_RESUME_CRASH", "resume: journal"),
+            ("KINGPOLE_RESUME_CRASH", "resume: no return"),
+            ("KINGPOLE_RESUME_HANG", "resume: start"),
+            ("KINGPOLE_RESUME_HANG", "resume: no return"),
+        ] {
+            let rescue = &rescue;
+            scope.spawn(move || rescue(variable, stage));
+        }
+    });
+}
+
+#[test]
+fn without_a_guard_nobody_stands_by_after_an_upgrade_that_went_well_or_failed() {
+    let scratch = Rc::new(Scratch::new());
+    let kernel = Kernel::start_in(scratch, &["--no-guard"]);
+    let mut client = kernel.client();
+    let mut puppet = Puppet::spawn(&kernel, &mut client, "child", |_| {});
+    let pid = client.welcome().pid;
+    let children = || {
+        let path = format!("/proc/{pid}/task/{pid}/children");
+        let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+        match text.split_whitespace().count() {
+            1 => Ok(()),
+            _ => Err(text),
+        }
+    };
+    let mut text = TextSession::open(&Place::Unix(kernel.socket()));
+    for _ in 0..3 {
+        let answer = text.ask(&format!("upgrade {}", binaries::kernel().display()));
+        assert!(answer.contains(" carried in "), "{answer}");
+        wait::until("only the puppet is a child", children);
+    }
+    puppet.report();
+}
+
 #[test]
 fn a_guard_that_hangs_while_it_becomes_the_new_program_goes_on_as_it_was() {
     let candidate = binaries::kernel_with_crash_points();

@@ -119,6 +119,8 @@ impl Kernel {
         };
         resume_stage("resume: ready")?;
         point_of_no_return();
+        // Too late to fail, but not to hang or to die.
+        let _ = resume_stage("resume: no return");
         let mut kernel = Kept::into_inner(kernel);
         for note in adopted.notes {
             kernel.log_line(&note);

@@ -190,7 +190,7 @@ impl Kernel {
         ));
     }
 
-    fn become_guard(&self, heirloom: &Heirloom) -> Errno {
+    pub(super) fn become_guard(&self, heirloom: &Heirloom) -> Errno {
         let hands = &self.hands;
         let held = hands.all_held(&self.listeners);
         let numbers = held.iter().map(|(tag, fd)| (*tag, fd.as_raw_fd()));
@@ -203,6 +203,7 @@ impl Kernel {
             saved: None,
             previous: None,
             polled: None,
+            witness: None,
             failure: None,
             kernel: None,
             binary: None,

@@ -12,6 +12,7 @@ use crate::guard::image::Image;
 use crate::guard::role::{Part, Role};
 use crate::input::{Input, ResumedSession};
 use crate::log::Backlog;
+use crate::memory::Epoch;
 use crate::reap::now_ns;
 use crate::state::{Reading, SessionId};
 use crate::sys::alarm;
@@ -20,6 +21,7 @@ use crate::upgrade::rehearse::Rehearsal;
 use crate::upgrade::saved_state::{
     Head, Saved, SavedCounts, SavedCourse, SavedDescriptor, SavedSession, SavedSpeech,
 };
+use crate::upgrade::witness::{Witnessed, leave_witness};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, fstat};
@@ -224,6 +226,11 @@ impl Kernel {
         let Described { saved, fresh } = self.describe_held(known)?;
         let heirloom = self.heirloom.as_ref().ok_or(CANNOT)?;
         let saved = self.save_to_file(saved, sessions, heirloom, order, path)?;
+        let failed = |cause: Errno| format!("{}: {}", path.display(), cause.desc());
+        let witness = match self.hands.guard.descriptor() {
+            Some(_) => None,
+            None => Some(self.leave_witness(heirloom).map_err(failed)?),
+        };
         let role = Role {
             part: Part::Kernel,
             shared: self.hands.shared_numbers(heirloom),
@@ -231,6 +238,7 @@ impl Kernel {
             saved: Some(saved.as_raw_fd()),
             previous: Some(heirloom.image.binary.as_raw_fd()),
             polled: polled.as_ref().map(AsRawFd::as_raw_fd),
+            witness: witness.as_ref().map(|one| one.descriptor().as_raw_fd()),
             failure: None,
             kernel: None,
             binary: None,
@@ -241,6 +249,7 @@ impl Kernel {
         kept.extend(self.hands.shared_descriptors(heirloom));
         kept.extend(polled.as_ref().map(AsFd::as_fd));
         kept.extend(self.hands.guard.descriptor());
+        kept.extend(witness.as_ref().map(Witnessed::descriptor));
         kept.extend([saved.as_fd(), heirloom.image.binary.as_fd()]);
         kept.extend(self.connections.values().map(Connection::socket));
         // A simulated exec closes whatever it is not told to keep.
@@ -249,12 +258,32 @@ impl Kernel {
         #[cfg(test)]
         kept.extend(held.iter().map(|(_, fd)| *fd));
         crash_point("upgrade: before exec");
-        let failed = |cause: Errno| format!("{}: {}", path.display(), cause.desc());
         // Should it hang, it is ended, or becomes this program again.
-        alarm::set(resume_patience()).map_err(failed)?;
-        let cause = next.become_it(&role, &kept);
+        let cause = match alarm::set(resume_patience()) {
+            Ok(()) => next.become_it(&role, &kept),
+            Err(cause) => cause,
+        };
         alarm::cancel();
+        if let Some(witness) = witness {
+            witness.dismiss();
+        }
         Err(failed(cause))
+    }
+
+    /// Without a guard there is nobody to start this program again, should the next one die or hang.
+    fn leave_witness(&self, heirloom: &Heirloom) -> Result<Witnessed, Errno> {
+        leave_witness(|what_it_did| {
+            let memory = &self.hands.memory;
+            // Whoever was a child of that process is somebody else's now.
+            memory.set_min_epoch(Epoch(memory.epoch().0.saturating_add(1)));
+            eprintln!(
+                "kingpole-kernel: the program that the kernel became {what_it_did}: this process becomes a \
+                 guard, and starts the one before"
+            );
+            let cause = self.become_guard(heirloom);
+            eprintln!("kingpole-kernel: cannot become a guard: {}", cause.desc());
+            cause
+        })
     }
 
     fn save_sessions(&mut self) -> Result<Vec<SavedSession>, String> {

@@ -24,6 +24,9 @@ pub struct Role {
     /// The epoll that children's pipes hang on already; only for an upgrade. A program that does not
     /// know it, or knows other [`TOKENS_VERSION`]s, makes one of its own.
     pub polled: Option<i32>,
+    /// Where to tell that this program serves; only for an upgrade without a guard
+    /// ([`crate::upgrade::witness`]).
+    pub witness: Option<i32>,
     /// Why the next program could not go on, as text in a memory file; only for one that is gone
     /// back to.
     pub failure: Option<i32>,
@@ -102,6 +105,9 @@ impl fmt::Display for Role {
         if let Some(polled) = self.polled {
             write!(f, ",polled={polled}:{TOKENS_VERSION}")?;
         }
+        if let Some(witness) = self.witness {
+            write!(f, ",witness={witness}")?;
+        }
         if let Some(failure) = self.failure {
             write!(f, ",failure={failure}")?;
         }
@@ -166,6 +172,7 @@ impl FromStr for Role {
                 }
                 _ => None,
             },
+            witness: optional("witness")?,
             failure: optional("failure")?,
             kernel: optional("kernel")?,
             binary: optional("binary")?,
@@ -207,6 +214,7 @@ mod tests {
             saved: Some(10),
             previous: Some(11),
             polled: Some(14),
+            witness: Some(15),
             failure: Some(12),
             kernel: Some(1234),
             binary: Some(13),
@@ -222,6 +230,7 @@ mod tests {
             saved: None,
             previous: None,
             polled: None,
+            witness: None,
             failure: None,
             kernel: None,
             binary: None,

@@ -21,6 +21,7 @@ use crate::sys::daemon::{Promise, take_over_title};
 use crate::sys::inherited::Inherited;
 use crate::sys::process::become_subreaper;
 use crate::sys::trim::release_unused_code;
+use crate::upgrade::witness::Witnessed;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
@@ -59,11 +60,14 @@ fn upgraded(
     let image = Image::of_this_process(&ground.origin).map_err(system("find its own program"))?;
     let mut way_back = WayBack::arrange(&image, role, &inherited, &numbers);
     let has_guard = role.link.is_some();
+    let witness = role.witness.and_then(|number| inherited.take(number));
+    let is_watched = has_guard || witness.is_some();
     let point_of_no_return = || {
-        // From here on a guard has to start the program before if this one hangs; without one there
-        // is nobody who could, and ending it would lose everything.
+        // From here on a guard or a witness has to start the program before if this one hangs. A program
+        // before that left neither is of a release before there were witnesses: then nobody could, and
+        // ending this one would lose everything.
         drop(way_back.take());
-        if !has_guard {
+        if !is_watched {
             alarm::cancel();
         }
     };
@@ -73,7 +77,13 @@ fn upgraded(
             drop(inherited);
             drop(image);
             // The memory of code is given back when it is quiet: clients wait now.
-            kernel.run(alarm::cancel).map_err(StartError::Ended)?;
+            let started = || {
+                alarm::cancel();
+                if let Some(witness) = witness {
+                    Witnessed::new(witness).dismiss();
+                }
+            };
+            kernel.run(started).map_err(StartError::Ended)?;
             Ok(Exit::Done)
         }
         Err(error) => {

@@ -3,6 +3,9 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::unistd::{ForkResult, fork};
+
+use super::daemon::check_single_thread;
 
 /// How many bytes can be read from a pipe or socket at once (`FIONREAD`).
 ///
@@ -47,6 +50,34 @@ pub fn pidfd_open(pid: i32) -> Result<OwnedFd, Errno> {
     let fd = i32::try_from(Errno::result(fd)?).map_err(|_| Errno::EBADF)?;
     // SAFETY: Linux just made it for us; nobody else has the number.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Which one of two processes this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Copied {
+    /// The one that was copied.
+    Original,
+    /// Its child.
+    Copy,
+}
+
+/// Makes a copy of this process, descriptors included.
+///
+/// # Errors
+/// No process can be made, or there are threads (`EDEADLK`).
+pub fn copy_process() -> Result<Copied, Errno> {
+    check_single_thread()?;
+    // SAFETY: there is one thread (checked), so the copy may do anything.
+    Ok(match unsafe { fork()? } {
+        ForkResult::Parent { .. } => Copied::Original,
+        ForkResult::Child => Copied::Copy,
+    })
+}
+
+/// Ends this process at once: nothing of the one that it is a copy of may be run down in it.
+pub fn end_now(code: i32) -> ! {
+    // SAFETY: no memory is involved.
+    unsafe { libc::_exit(code) }
 }
 
 /// Sends `signal` to the process behind a pidfd; 0 only checks.
