@@ -253,10 +253,17 @@ impl<'a> Reader<'a> {
         unknown
     }
 
+    fn has_hooks(&self) -> bool {
+        let mut keys = self.section.entries.iter().map(|item| &item.entry.key);
+        keys.any(|key| key.starts_with("hooks."))
+    }
+
     fn warn_unknown(&mut self, entry: &IniEntry) {
         let names = self.table.iter().map(|key| key.name.trim_end_matches('*'));
         let problem = match suggest::nearest(&entry.key, names) {
             Some(meant) => format!("is unknown; did you mean {meant}?"),
+            // They get all options, and many have some of their own.
+            None if self.has_hooks() => "is unknown; only hooks can read it".to_owned(),
             None => "is unknown and has no effect".to_owned(),
         };
         let message = format!("{}: {} {problem}", self.title, quoted(&entry.key));

@@ -228,6 +228,11 @@ fn what_is_written_in_vain_is_named() {
             "cmd = a\nstdout_stream.class = StdoutStream\nstdout_stream.x = 1",
             "is unknown and has no effect",
         ),
+        ("cmd = a\nzzz = 1", "\"zzz\" is unknown and has no effect"),
+        (
+            "cmd = a\nzzz = 1\nhooks.after_stop = b.c",
+            "\"zzz\" is unknown; only hooks can read it",
+        ),
         (
             "cmd = a\nhooks.after_stopp = b\n",
             "did you mean hooks.after_stop?",
