@@ -260,6 +260,13 @@ impl SocketPlan {
         };
         let address = UnixAddr::new(path).map_err(failed)?;
         let fd = self.open(AddressFamily::Unix)?;
+        if self.kind == SocketKind::Datagram {
+            // Who sends is only known of what is sent from then on, and whoever reads comes later.
+            setsockopt(&fd, sockopt::PassCred, &true).map_err(|cause| SocketError::Make {
+                action: "set SO_PASSCRED",
+                cause,
+            })?;
+        }
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(failed(errno_of(&error)));

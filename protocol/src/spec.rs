@@ -152,7 +152,8 @@ pub enum SocketKind {
     /// `SOCK_STREAM`, listening.
     #[default]
     Stream,
-    /// `SOCK_DGRAM`.
+    /// `SOCK_DGRAM`. Bound to a path, each message comes with who sent it (`SO_PASSCRED`), if the
+    /// reader asks.
     Datagram,
     /// `SOCK_SEQPACKET`, listening (unix only).
     SeqPacket,

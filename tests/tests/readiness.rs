@@ -236,3 +236,91 @@ fn an_essential_watcher_takes_everything_along_and_gives_its_status() {
     );
     drop(kernel);
 }
+
+/// Writes what is in the file `say`, once it is there.
+const TALKER: &str = "sh -c 'echo loading; until test -e say; do sleep 0.05; done; cat say >&2; \
+                      exec sleep 1000000'";
+
+#[test]
+fn a_line_of_output_makes_a_process_ready_and_the_next_manager_remembers() {
+    let mut bench = Bench::new(&format!(
+        "[watcher:web]\ncmd = {TALKER}\nready = log ^Listening on [0-9]+$\nready_timeout = 300\n\
+         stderr_stream.class = FileStream\nstderr_stream.filename = err.log\n"
+    ));
+    let before = bench.until("web", "starting");
+    bench
+        .scratch
+        .write("say", "not Listening on 1\nListening on 2\n");
+    bench.until("web", "ready");
+    wait::until("the log has it", || {
+        let log = std::fs::read_to_string(bench.scratch.join("err.log")).unwrap_or_default();
+        log.contains("Listening on 2").then_some(()).ok_or(log)
+    });
+    bench.manager.replace();
+    bench.manager.wait_ready();
+    let after = bench.until("web", "ready");
+    assert_eq!(after["pid"], before["pid"]);
+}
+
+#[test]
+fn a_line_that_was_written_while_no_manager_was_there_is_found() {
+    let mut bench = Bench::new(&format!(
+        "[watcher:web]\ncmd = {TALKER}\nready = log Listening\nready_timeout = 300\n"
+    ));
+    let before = bench.until("web", "starting");
+    bench.manager.kill();
+    // Is renamed to its place, so that it is read whole.
+    let words = bench.scratch.write("words", "Listening\n");
+    std::fs::rename(words, bench.scratch.join("say")).unwrap();
+    let mut client = bench._kernel.client();
+    wait::until("the kernel has it", || {
+        let all = client.processes().map_err(|error| error.to_string())?;
+        let output = all.iter().map(|it| it.output).next();
+        match output.map(|output| output.next.0) {
+            Some(3..) => Ok(()),
+            _ => Err(format!("{output:?}")),
+        }
+    });
+    bench.manager.replace();
+    bench.manager.wait_ready();
+    let after = bench.until("web", "ready");
+    assert_eq!(after["pid"], before["pid"]);
+}
+
+#[test]
+fn a_process_that_is_replaced_is_told_of_with_what_it_wrote_last() {
+    let bench = Bench::new(
+        "[watcher:web]\ncmd = sh -c 'echo the disk is full; exec sleep 1000000'\n\
+         ready = log never\nready_timeout = 0.5\nbackoff_min = 30\n",
+    );
+    bench.until_logged("wrote last: the disk is full");
+    wait::until("the report has it", || {
+        let watcher = bench.watcher("web")?;
+        match watcher["ends"][0]["output"][0] == "the disk is full" {
+            true => Ok(()),
+            false => Err(watcher.to_string()),
+        }
+    });
+    for verb in ["explain", "status"] {
+        let told = describe(&kingpole(&bench.scratch, &[verb, "web"]));
+        assert!(told.contains("the disk is full"), "{told}");
+    }
+}
+
+#[test]
+fn a_circle_cannot_be_made_at_run_time() {
+    let bench = Bench::new(&format!(
+        "[watcher:a]\ncmd = {IDLE}\n\n[watcher:b]\ncmd = {IDLE}\ndepends_on = a\n"
+    ));
+    let refused = kingpole(&bench.scratch, &["set", "a", "depends_on=b"]);
+    assert_eq!(refused.status.code(), Some(1), "{}", describe(&refused));
+    let told = describe(&refused);
+    assert!(
+        told.contains("depends_on goes in a circle: a -> b -> a"),
+        "{told}"
+    );
+    let done = kingpole(&bench.scratch, &["set", "b", "depends_on="]);
+    assert!(done.status.success(), "{}", describe(&done));
+    let done = kingpole(&bench.scratch, &["set", "a", "depends_on=b"]);
+    assert!(done.status.success(), "{}", describe(&done));
+}

@@ -4,5 +4,6 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    kingpole_manager::cli::daemon::main()
+    kingpole_manager::shells::hearing::run_if_asked()
+        .unwrap_or_else(kingpole_manager::cli::daemon::main)
 }

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    kingpole_manager::cli::main()
+    kingpole_manager::shells::hearing::run_if_asked().unwrap_or_else(kingpole_manager::cli::main)
 }

@@ -108,6 +108,9 @@ fn facts(watcher: &WatcherStatus) -> String {
                 .unwrap_or("no reason yet");
             say(format!("{of} is {}: {why}", process.readiness.name()));
         }
+        if let Some(text) = &process.says {
+            say(format!("{of} says: {text}"));
+        }
         if process.state == ProcessState::Stopping {
             say(format!("{of} was asked to stop and has not ended yet"));
         }
@@ -125,10 +128,17 @@ fn facts(watcher: &WatcherStatus) -> String {
         say("last ends that nobody asked for:".to_owned());
         for end in watcher.ends.iter().rev() {
             say(format!("  {}", describe_end(&watcher.name, end)));
+            let skipped = end.output.len().saturating_sub(OUTPUT_LINES_OF_END);
+            for line in end.output.iter().skip(skipped) {
+                say(format!("    | {line}"));
+            }
         }
     }
     text
 }
+
+/// Of what a process wrote last, beside the output of the whole watcher.
+const OUTPUT_LINES_OF_END: usize = 3;
 
 fn describe_end(name: &str, end: &ProcessEnd) -> String {
     let how = match end.exit_code {

@@ -103,6 +103,9 @@ fn render(value: &Value) -> Result<String, Failure> {
             if let Some(reason) = reason.filter(|_| process.state == ProcessState::Running) {
                 text.push_str(&format!("{}.{}: {reason}\n", watcher.name, process.worker));
             }
+            if let Some(words) = &process.says {
+                text.push_str(&format!("{}.{}: {words}\n", watcher.name, process.worker));
+            }
         }
     }
     for socket in &report.sockets {
@@ -190,6 +193,15 @@ fn notes(watcher: &WatcherStatus) -> Vec<String> {
             0 => format!("busy with {operation}"),
             queued => format!("busy with {operation}, {queued} commands wait"),
         });
+    }
+    let failed = watcher
+        .ends
+        .last()
+        .filter(|_| watcher.ready < watcher.numprocesses);
+    if let Some(end) = failed
+        && let (Some(why), Some(line)) = (&end.why, end.output.last())
+    {
+        notes.push(format!("{why}; pid {} wrote last: {line}", end.pid));
     }
     notes
 }

@@ -272,6 +272,9 @@ pub struct ProcessEnd {
     /// Why it was stopped, if the manager did it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
+    /// The last lines it wrote, as far as this manager has seen them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub output: Vec<String>,
 }
 
 /// What a watcher does, in Circus's words.
@@ -318,6 +321,9 @@ pub struct ProcessStatus {
     /// Why it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub readiness_reason: Option<String>,
+    /// What it does, in its own words (`STATUS=`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub says: Option<String>,
     /// When it was started, nanoseconds of the boot clock.
     pub started: Moment,
     /// Milliseconds since then.

@@ -144,6 +144,7 @@ impl WatcherConfig {
             max_rss: None,
             ready: READY,
             alive: ALIVE,
+            watchdog: None,
             depends_on: Vec::new(),
             essential: false,
             env_file: None,

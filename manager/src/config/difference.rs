@@ -317,6 +317,7 @@ fn changed(old: &WatcherConfig, new: &WatcherConfig) -> Changed {
         max_rss,
         ready,
         alive,
+        watchdog,
         depends_on,
         essential,
         // What it says is in the environment.
@@ -367,6 +368,8 @@ fn changed(old: &WatcherConfig, new: &WatcherConfig) -> Changed {
         ),
         ("buffer_bytes", *buffer_bytes != new.buffer_bytes),
         ("buffer_full", *buffer_full != new.buffer_full),
+        // It is told what is expected of it when it starts.
+        ("watchdog", *watchdog != new.watchdog),
     ]);
     let hook_changed = hooks.len() != new.hooks.len()
         || hooks

@@ -449,7 +449,7 @@ pub const WATCHER: &[Key] = &[
     ),
     ours(
         "ready",
-        "`uptime SECONDS`, `tcp HOST:PORT`, `http URL`, `exec COMMAND`",
+        "`uptime SECONDS`, `notify`, `tcp HOST:PORT`, `http URL`, `exec COMMAND`, `log REGEX`",
         "once it runs",
         "when a process counts as ready, see [readiness](readiness.md)",
     ),
@@ -494,6 +494,12 @@ pub const WATCHER: &[Key] = &[
         "seconds (float)",
         "`alive_interval`",
         "pause before the first of them",
+    ),
+    ours(
+        "watchdog",
+        "seconds (float)",
+        "0",
+        "a process that does not send `WATCHDOG=1` so often is replaced; 0 for never",
     ),
     ours(
         "depends_on",

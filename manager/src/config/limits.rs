@@ -24,6 +24,14 @@ pub const DURATION: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
 /// Smallest and largest kernel buffer for the output of one process.
 pub const BUFFER_BYTES: std::ops::RangeInclusive<i64> = 4096..=1024 * 1024 * 1024;
 
+/// Compiled size of a regular expression for lines of output, bytes; far more than anybody writes by
+/// hand.
+pub const LINE_REGEX_BYTES: usize = 1 << 18;
+
+/// Least time within which a process has to say that it is alive: what is asked of it twice as often
+/// shall not be work.
+pub const WATCHDOG: Duration = Duration::from_millis(200);
+
 /// Least pause between two looks at a process.
 pub const PROBE_PAUSE: Duration = Duration::from_millis(100);
 

@@ -314,6 +314,9 @@ pub struct WatcherConfig {
     pub ready: ReadyConfig,
     /// When a process that does not answer any more is replaced (ours).
     pub alive: AliveConfig,
+    /// How often a process has to say that it is alive, by systemd's protocol (ours).
+    #[serde(serialize_with = "as_optional_seconds")]
+    pub watchdog: Option<Duration>,
     /// Watchers (as written) that have to be up before this one is started (ours).
     pub depends_on: Vec<String>,
     /// Whether the manager ends with it (ours).
@@ -335,6 +338,19 @@ impl WatcherConfig {
     #[must_use]
     pub fn key(&self) -> String {
         self.name.to_lowercase()
+    }
+
+    /// How often its processes are told to say that they are alive, microseconds.
+    #[must_use]
+    pub fn watchdog_us(&self) -> Option<u64> {
+        let pause = self.watchdog?;
+        Some(u64::try_from(pause.as_micros()).unwrap_or(u64::MAX))
+    }
+
+    /// Whether its processes are told where to say how they are, by systemd's protocol.
+    #[must_use]
+    pub fn hears_its_processes(&self) -> bool {
+        self.ready.probe == Some(Probe::Notify) || self.watchdog.is_some()
     }
 
     /// Name of its process `worker_id` in the kernel, as Circus named it in Papa.

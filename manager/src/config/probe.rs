@@ -127,9 +127,11 @@ impl Purpose {
         match self {
             Self::Ready => &[
                 ("uptime", "SECONDS"),
+                ("notify", ""),
                 ("tcp", "HOST:PORT"),
                 ("http", "URL"),
                 ("exec", "COMMAND"),
+                ("log", "REGEX"),
             ],
             Self::Alive => &[("tcp", "HOST:PORT"), ("http", "URL"), ("exec", "COMMAND")],
         }
@@ -158,6 +160,13 @@ impl Probe {
                 .and_then(coerce::duration)
                 .map(Self::Uptime)
                 .ok_or_else(|| "needs a number of seconds behind uptime".to_owned()),
+            "notify" if rest.is_empty() => Ok(Self::Notify),
+            "notify" => Err("takes nothing behind notify".to_owned()),
+            "log" if rest.is_empty() => Err("needs a regular expression behind log".to_owned()),
+            "log" => match line_regex(rest) {
+                Ok(_) => Ok(Self::Log(rest.to_owned())),
+                Err(error) => Err(format!("is no regular expression behind log: {error}")),
+            },
             "tcp" if is_address(rest) => Ok(Self::Tcp(rest.to_owned())),
             "tcp" => Err("needs HOST:PORT behind tcp".to_owned()),
             "http" => match HttpAddress::parse(&with_placeholders(rest)) {
@@ -172,6 +181,34 @@ impl Probe {
             other => Err(no_kind(other, kinds)),
         }
     }
+}
+
+/// What a line of output is searched for.
+///
+/// # Errors
+/// What is wrong with it, for people.
+pub fn line_regex(text: &str) -> Result<regex_lite::Regex, String> {
+    regex_lite::RegexBuilder::new(text)
+        .size_limit(limits::LINE_REGEX_BYTES)
+        .build()
+        .map_err(|error| error.to_string())
+}
+
+/// Reads `watchdog`.
+pub(super) fn read_watchdog(reader: &mut Reader<'_>) -> Option<Duration> {
+    let pause = reader.seconds("watchdog", Duration::ZERO);
+    if pause.is_zero() || pause >= limits::WATCHDOG {
+        return (!pause.is_zero()).then_some(pause);
+    }
+    if let Some(written) = reader.written("watchdog") {
+        let least = limits::WATCHDOG.as_secs_f64();
+        let problem = format!(
+            "must be 0 or at least {least} s: {}",
+            quoted(&written.entry.value)
+        );
+        reader.error(written.entry, &problem);
+    }
+    None
 }
 
 fn no_kind(word: &str, kinds: &[(&str, &str)]) -> String {
@@ -231,6 +268,8 @@ mod tests {
             "tcp [::1]:80$(circus.wid)",
             "http http://127.0.0.1:$(circus.env.port)/health",
             "exec test -e 'a b'",
+            "notify",
+            "log ^Listening on .*:[0-9]+$",
         ] {
             let probe = Probe::parse(text, Purpose::Ready).expect(text);
             assert_eq!(probe.to_string(), text);
@@ -239,6 +278,15 @@ mod tests {
             Probe::parse(" UPTIME  2 ", Purpose::Ready),
             Ok(Probe::Uptime(Duration::from_secs(2)))
         );
+    }
+
+    #[test]
+    fn an_expression_for_lines_that_cannot_be_used_says_why() {
+        for text in ["log (", "log a{1000}{1000}"] {
+            let problem = Probe::parse(text, Purpose::Ready).unwrap_err();
+            let begins = "is no regular expression behind log: ";
+            assert!(problem.starts_with(begins), "{text}: {problem}");
+        }
     }
 
     #[test]
@@ -252,6 +300,8 @@ mod tests {
             ("http x", "needs an address of http:// behind http"),
             ("http https://x/", "needs an address of http:// behind http"),
             ("http://x/", "needs the word http before the address"),
+            ("notify me", "takes nothing behind notify"),
+            ("log", "needs a regular expression behind log"),
             ("exec", "needs a command behind exec"),
             (
                 "exec 'a",
@@ -259,11 +309,11 @@ mod tests {
             ),
             (
                 "uptme 3",
-                "must be uptime SECONDS, tcp HOST:PORT, http URL, exec COMMAND; did you mean uptime?",
+                "must be uptime SECONDS, notify, tcp HOST:PORT, http URL, exec COMMAND, log REGEX; did you mean uptime?",
             ),
             (
                 "",
-                "must be uptime SECONDS, tcp HOST:PORT, http URL, exec COMMAND",
+                "must be uptime SECONDS, notify, tcp HOST:PORT, http URL, exec COMMAND, log REGEX",
             ),
         ] {
             assert_eq!(

@@ -134,6 +134,10 @@ fn respawns(watcher: &WatcherConfig) -> Option<String> {
         let times = watcher.alive.failures;
         parts.push(format!("when it fails {times} times in a row: {probe}"));
     }
+    if let Some(pause) = watcher.watchdog {
+        let pause = seconds(pause);
+        parts.push(format!("when it does not send WATCHDOG=1 every {pause}"));
+    }
     if watcher.essential {
         parts.push("the manager ends with it".to_owned());
     }

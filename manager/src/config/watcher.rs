@@ -128,6 +128,7 @@ pub(super) fn read(
         max_rss: reader.parsed("max_rss", "a size such as 200M", coerce::size),
         ready: probe::read_ready(&mut reader),
         alive: probe::read_alive(&mut reader),
+        watchdog: probe::read_watchdog(&mut reader),
         depends_on: depend::read(&mut reader),
         essential: reader.boolean("essential", false),
         env_file: reader.some_text("env_file").map(PathBuf::from),

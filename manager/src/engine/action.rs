@@ -53,6 +53,20 @@ pub enum Action {
     /// earlier manager left off. Comes once per process and connection, also for processes that
     /// have ended and are held only for their output; answered by `OutputDrained` in the end.
     AttachOutput(OutputSource),
+    /// Tell when this process writes a line in which the regular expression is found, to be answered
+    /// by `LineSeen` once; or do not any more. Comes before the process's `AttachOutput` where it
+    /// concerns all that it has written.
+    AwaitLine {
+        /// Which.
+        process: ProcessId,
+        /// As written.
+        regex: Option<String>,
+    },
+    /// The notifications up to this number have had their effect: they may be forgotten.
+    AcknowledgeNotes {
+        /// Of the last one.
+        through: u64,
+    },
     /// The end is accounted for and all output is stored: the kernel may forget the process.
     AcknowledgeEnd {
         /// Which.

@@ -33,6 +33,9 @@ use crate::config::model::{Configuration, Location, WatcherConfig};
 /// The option that is a number of processes, and remembered as such.
 const NUMPROCESSES: &str = "numprocesses";
 
+/// The option that can make a circle.
+const DEPENDS_ON: &str = "depends_on";
+
 impl From<AmendError> for Refusal {
     fn from(error: AmendError) -> Self {
         let kind = match error {
@@ -232,6 +235,13 @@ impl Engine {
         for watcher in keys.iter().filter_map(|key| self.watchers.get(key)) {
             memories.push(watcher.amended_memory(&changes)?);
         }
+        if changes.contains_key(DEPENDS_ON) {
+            let amended = keys.iter().zip(&memories);
+            let configs: Result<Vec<_>, AmendError> = amended
+                .filter_map(|(key, memory)| Some(self.watchers.get(key)?.effective(memory)))
+                .collect();
+            self.refuse_circles(configs?.into_iter().flatten().collect())?;
+        }
         self.check_queues(&keys)?;
         let refresh = Operation::Refresh {
             method: ReloadMethod::Graceful,
@@ -245,6 +255,21 @@ impl Engine {
         self.sort_watchers();
         self.accept(command, targets, request.wait);
         Ok(())
+    }
+
+    /// Whether watchers would wait for each other if these were as they are here.
+    fn refuse_circles(&self, amended: Vec<WatcherConfig>) -> Result<(), Refusal> {
+        let keys: BTreeSet<String> = amended.iter().map(WatcherConfig::key).collect();
+        let others = self.watchers.values().filter(|it| !it.standing.is_over());
+        let others = others.map(|watcher| &watcher.config);
+        let others = others.filter(|config| !keys.contains(&config.key()));
+        match cycle(others.chain(&amended)) {
+            None => Ok(()),
+            Some(chain) => Err(invalid(format!(
+                "depends_on goes in a circle: {}",
+                chain.join(" -> ")
+            ))),
+        }
     }
 
     fn apply_options(&mut self, key: &WatcherKey, memory: Memory, changes: &Changes) {
@@ -290,6 +315,7 @@ impl Engine {
         check_size(bytes.sum())?;
         let config = amend::defined(&request.name, &options)?;
         check_number(NUMPROCESSES, config.numprocesses)?;
+        self.refuse_circles(vec![config.clone()])?;
         let mut watcher = match self.watchers.remove(&key) {
             // Its processes may still be running, and are its own again.
             Some(watcher) => watcher,

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::ids::{Moment, ProcessId};
+use super::notify::Voice;
 use super::readiness::Progress;
 use super::worker::{Child, Drained, Stop};
 
@@ -47,6 +48,11 @@ impl Children {
     /// Notes how far a process is on its way to be ready.
     pub(super) fn set_progress(&mut self, id: ProcessId, progress: Progress) {
         self.change(id, |child| child.progress = progress);
+    }
+
+    /// Notes what a process said.
+    pub(super) fn set_voice(&mut self, id: ProcessId, voice: Voice) {
+        self.change(id, |child| child.voice = voice);
     }
 
     fn change(&mut self, id: ProcessId, change: impl FnOnce(&mut Child)) {
@@ -157,11 +163,14 @@ impl Children {
 }
 
 /// When a process has to be looked at.
-fn timers(child: &Child) -> [Option<Moment>; 3] {
+fn timers(child: &Child) -> [Option<Moment>; 4] {
     match child.stop {
         // That it is too old has had its effect, and would hide what comes later.
-        Some(stop) => [stop.force_at, None, None],
-        None => [None, child.expires, child.progress.timer()],
+        Some(stop) => [stop.force_at, None, None, None],
+        None => {
+            let silent = child.voice.timer().filter(|_| child.progress.is_ready());
+            [None, child.expires, child.progress.timer(), silent]
+        }
     }
 }
 
@@ -184,6 +193,7 @@ mod tests {
             program: None,
             restarts: 0,
             spawn: String::new(),
+            watchdog_us: None,
         };
         Child {
             identity,
@@ -191,6 +201,7 @@ mod tests {
             started: Moment(0),
             expires,
             progress: Progress::READY,
+            voice: Voice::new(None, None, Moment(0)),
             stop: None,
             drained: Drained::NotYet,
         }

@@ -83,11 +83,15 @@ pub(super) enum Fault {
     LetItHang,
     /// Watchers start before those that they depend on.
     IgnoreDependencies,
+    /// What processes said is forgotten before it had its effect.
+    AcknowledgeUnheard,
+    /// Silence counts although nobody could hear.
+    CountSilence,
 }
 
 #[cfg(test)]
 impl Fault {
-    pub(super) const ALL: [Self; 21] = [
+    pub(super) const ALL: [Self; 23] = [
         Self::RememberTooLate,
         Self::PromiseTooEarly,
         Self::CountEndsTwice,
@@ -109,6 +113,8 @@ impl Fault {
         Self::StopTooMany,
         Self::LetItHang,
         Self::IgnoreDependencies,
+        Self::AcknowledgeUnheard,
+        Self::CountSilence,
     ];
 }
 
@@ -288,6 +294,12 @@ impl Context {
         WriteId(self.last_write)
     }
 
+    /// Whether all writes up to this one were answered.
+    pub(super) fn is_answered(&self, write: WriteId) -> bool {
+        let oldest = self.outstanding.keys().next();
+        oldest.is_none_or(|oldest| *oldest > write)
+    }
+
     pub(super) fn writes_outstanding(&self) -> bool {
         !self.outstanding.is_empty()
     }
@@ -365,6 +377,8 @@ impl Context {
             | Action::Spawn(_)
             | Action::Signal { .. }
             | Action::AttachOutput(_)
+            | Action::AwaitLine { .. }
+            | Action::AcknowledgeNotes { .. }
             | Action::AcknowledgeEnd { .. }
             | Action::SetValue { .. } => false,
             Action::Configure(_)

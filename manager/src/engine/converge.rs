@@ -11,6 +11,7 @@ use super::hooks::{Gate, Repeated};
 use super::ids::{Moment, Pid, ProcessId, Ticket, WorkerId};
 use super::input::SpawnErrorKind;
 use super::labels::Identity;
+use super::notify::Voice;
 use super::remember::{Rollout, Run, StopReason};
 use super::watcher::{Stage, Standing, Turn, Watcher};
 use super::worker::{Child, Drained, Request, Spawning};
@@ -205,6 +206,7 @@ impl Watcher {
                     restarts,
                     configuration: self.fingerprint.clone(),
                     program: self.program.clone(),
+                    watchdog_us: None,
                     request,
                 };
                 (spawning, Repeated::No)
@@ -224,6 +226,7 @@ impl Watcher {
             return;
         };
         spawning.request = Request::Sent;
+        spawning.watchdog_us = self.config.watchdog_us();
         let spawning = spawning.clone();
         self.note_unproven(worker);
         self.note_starting(worker);
@@ -249,6 +252,7 @@ impl Watcher {
             program: Some(spawning.program.clone()),
             restarts: spawning.restarts,
             spawn: spawning.key.clone(),
+            watchdog_us: spawning.watchdog_us,
         }
     }
 
@@ -298,15 +302,19 @@ impl Watcher {
             .max_age
             .map(|age| started + age + cx.random.duration_up_to(self.config.max_age_variance));
         let progress = self.first_progress(cx, identity.worker, started);
+        let told = self.memory().told.get(&identity.worker);
+        let voice = Voice::new(identity.watchdog_us, told, cx.now);
         let child = Child {
             identity,
             pid,
             started,
             expires,
             progress,
+            voice,
             stop: None,
             drained: Drained::NotYet,
         };
+        self.await_line(cx, process, &child.progress);
         self.attach_output(cx, process, pid, child.worker());
         self.demanded = true;
         self.children.insert(process, child);

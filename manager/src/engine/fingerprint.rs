@@ -21,7 +21,7 @@ pub(super) fn fingerprint(config: &WatcherConfig) -> String {
     add!(cmd args executable shell shell_args working_dir uid gid);
     add!(environment environment_base copy_path virtualenv virtualenv_py_ver rlimits);
     add!(use_sockets stdin_socket close_child_stdin close_child_stdout close_child_stderr);
-    add!(buffer_bytes buffer_full);
+    add!(buffer_bytes buffer_full watchdog);
     format!("{:016x}", hash.state)
 }
 
@@ -38,7 +38,7 @@ pub(super) fn program(config: &WatcherConfig) -> String {
         };
     }
     add!(cmd args executable shell shell_args working_dir uid gid rlimits);
-    add!(use_sockets stdin_socket close_child_stdin close_child_stdout close_child_stderr);
+    add!(use_sockets stdin_socket close_child_stdin close_child_stdout close_child_stderr watchdog);
     format!("{:016x}", hash.state)
 }
 

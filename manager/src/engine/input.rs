@@ -7,6 +7,7 @@ use super::hook::HookAnswer;
 use super::ids::{
     CommandId, Epoch, Generation, HookId, Moment, Pid, ProbeId, ProcessId, Ticket, WriteId,
 };
+use super::notify::Notification;
 use super::probe::ProbeOutcome;
 use crate::command::Command;
 use crate::config::model::Configuration;
@@ -114,6 +115,14 @@ pub enum Input {
         probe: ProbeId,
         /// What.
         outcome: ProbeOutcome,
+    },
+    /// A process said something of itself. In the order in which it arrived, and again over every
+    /// connection until it was acknowledged ([`Action::AcknowledgeNotes`](super::Action)).
+    Notified(Notification),
+    /// A process has written a line as [`Action::AwaitLine`](super::Action::AwaitLine) asked for.
+    LineSeen {
+        /// Which.
+        process: ProcessId,
     },
     /// Somebody asked for something. There will be exactly one
     /// [`Action::Reply`](super::Action::Reply).

@@ -19,6 +19,18 @@ pub const RESTARTS: &str = "kingpole.restarts";
 /// Key of the spawn request that started it.
 pub const SPAWN: &str = "kingpole.spawn";
 
+/// How often it was told to say that it is alive, microseconds.
+pub const WATCHDOG: &str = "kingpole.watchdog";
+
+/// On a process that works for managers and is no child of anybody's: what it does.
+pub const HELP: &str = "kingpole.help";
+
+/// Whether it is one of those.
+#[must_use]
+pub fn is_help(labels: &BTreeMap<String, String>) -> bool {
+    labels.contains_key(HELP)
+}
+
 /// What the labels of one of our processes say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -34,6 +46,8 @@ pub struct Identity {
     pub restarts: u32,
     /// Key of the spawn request.
     pub spawn: String,
+    /// How often it was told to say that it is alive, microseconds.
+    pub watchdog_us: Option<u64>,
 }
 
 impl Identity {
@@ -49,7 +63,8 @@ impl Identity {
             (RESTARTS, self.restarts.to_string()),
             (SPAWN, self.spawn),
         ];
-        let labels = always.into_iter().chain(program);
+        let watchdog = self.watchdog_us.map(|us| (WATCHDOG, us.to_string()));
+        let labels = always.into_iter().chain(program).chain(watchdog);
         labels.map(|(key, value)| (key.to_owned(), value)).collect()
     }
 
@@ -70,6 +85,7 @@ impl Identity {
                 .and_then(|text| text.parse().ok())
                 .unwrap_or(0),
             spawn: labels.get(SPAWN).cloned().unwrap_or_default(),
+            watchdog_us: labels.get(WATCHDOG).and_then(|text| text.parse().ok()),
         })
     }
 }
@@ -86,6 +102,7 @@ mod tests {
             program: Some("def".to_owned()),
             restarts: 2,
             spawn: "k".to_owned(),
+            watchdog_us: Some(5_000_000),
         }
     }
 

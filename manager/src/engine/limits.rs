@@ -29,6 +29,24 @@ pub const CLEAN_EXIT_WAIT_MIN: Duration = Duration::from_secs(1);
 /// it is: nobody looked while no manager was there.
 pub const READY_GRACE: Duration = Duration::from_secs(5);
 
+/// A timer that comes so late says that the manager slept, and has read nothing meanwhile.
+pub const SLEPT: Duration = Duration::from_secs(1);
+
+/// How many times `ready_timeout` a process can have if it asks for more time.
+pub const EXTENSIONS_MAX: u32 = 10;
+
+/// Characters of what a process says about itself.
+pub const STATUS_CHARACTERS_MAX: usize = 200;
+
+/// Shortest time within which a process can promise to say that it is alive.
+pub const PACE_MIN: Duration = Duration::from_millis(200);
+
+/// How long it may take to hear everything that processes have said so far.
+pub const HEARD_LIMIT: Duration = Duration::from_secs(5);
+
+/// Pause after that has failed.
+pub const HEARD_PAUSE: Duration = Duration::from_secs(1);
+
 /// Notices to hooks (`after_stop`, `after_signal` and the like) that may wait for one watcher. A
 /// watcher of a hundred processes that are stopped together makes some hundred.
 pub const NOTICES_WAITING_MAX: usize = 1024;

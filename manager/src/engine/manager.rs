@@ -50,6 +50,14 @@ pub struct Engine {
     pub(super) dirty: BTreeSet<WatcherKey>,
     /// Whose each process is that the kernel holds.
     pub(super) owners: BTreeMap<ProcessId, WatcherKey>,
+    /// Live processes by Linux's number.
+    pub(super) pids: BTreeMap<Pid, ProcessId>,
+    /// Number of the newest notification of this connection.
+    pub(super) heard: u64,
+    /// Up to which they were acknowledged.
+    pub(super) acknowledged: u64,
+    /// The next ones to be, once this write was answered.
+    pub(super) acknowledging: Option<(u64, WriteId)>,
     /// Ends that came before the answer to their spawn; only kept while answers are due.
     early_ends: BTreeMap<ProcessId, ProcessEnd>,
     pub(super) starts: StartOrder,
@@ -84,6 +92,10 @@ impl Engine {
             order: Vec::new(),
             dirty: BTreeSet::new(),
             owners: BTreeMap::new(),
+            pids: BTreeMap::new(),
+            heard: 0,
+            acknowledged: 0,
+            acknowledging: None,
             early_ends: BTreeMap::new(),
             starts: StartOrder::new(configuration.global.warmup_delay),
             pending: BTreeMap::new(),
@@ -158,6 +170,15 @@ impl Engine {
             Input::ValueRefused { write, error } => self.handle_value_refused(write, &error),
             Input::ActionFailed { error } => self.cx.log(Level::Error, error),
             Input::HookAnswered { hook, answer } => self.handle_hook_answered(hook, answer),
+            Input::Notified(note) => self.handle_notified(&note),
+            Input::LineSeen { process } => {
+                if let Some(key) = self.owners.get(&process).cloned() {
+                    if let Some(watcher) = self.watchers.get_mut(&key) {
+                        watcher.handle_line(&mut self.cx, process);
+                    }
+                    self.touch(&key);
+                }
+            }
             Input::Probed { probe, outcome } => self.handle_probed(probe, outcome),
             Input::CommandReceived { command, request } => self.handle_command(command, &request),
             Input::MemoryMeasured {
@@ -255,6 +276,7 @@ impl Engine {
         self.await_connections();
         self.leave_with_essential();
         self.collect_outcomes();
+        self.acknowledge_notes();
         self.cx.release_promises();
         self.advance_ending();
     }
@@ -372,6 +394,7 @@ impl Engine {
             return;
         };
         self.owners.insert(process, key.clone());
+        self.pids.insert(pid, process);
         if let Some(watcher) = self.watchers.get_mut(&key) {
             watcher.handle_spawned(&mut self.cx, worker, ticket, process, pid, started);
         }
@@ -427,6 +450,10 @@ impl Engine {
         match self.owners.get(&process).cloned() {
             Some(key) => {
                 if let Some(watcher) = self.watchers.get_mut(&key) {
+                    let pid = watcher.children.get(process).map(|child| child.pid);
+                    if let Some(pid) = pid.filter(|pid| self.pids.get(pid) == Some(&process)) {
+                        self.pids.remove(&pid);
+                    }
                     watcher.handle_end(&mut self.cx, process, end);
                 }
                 self.forget_owner(&key, process);

@@ -27,6 +27,7 @@ pub mod limits;
 mod liveness;
 mod manager;
 mod memory_limit;
+pub mod notify;
 mod on_demand;
 mod operation;
 mod pattern;
@@ -60,4 +61,5 @@ pub use ids::{
 };
 pub use input::{EndCause, HeldProcess, Input, KernelFacts, ProcessEnd, SpawnErrorKind};
 pub use manager::{Engine, Settings};
+pub use notify::Notification;
 pub use probe::{ProbeOutcome, ProbeRequest};

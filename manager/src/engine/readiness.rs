@@ -22,7 +22,7 @@ use super::context::Context;
 #[cfg(test)]
 use super::context::Fault;
 use super::ids::{Moment, ProbeId, ProcessId, WorkerId};
-use super::limits::READY_GRACE;
+use super::limits::{HEARD_LIMIT, READY_GRACE, SLEPT};
 use super::probe::{ProbeOutcome, ProbeRequest};
 use super::remember::{StopCause, StopRecord};
 use super::watcher::{Standing, Watcher};
@@ -138,6 +138,9 @@ impl Watcher {
         worker: WorkerId,
         started: Moment,
     ) -> Progress {
+        if let Some(leaving) = self.leaving_progress(cx, worker) {
+            return leaving;
+        }
         let Some(probe) = &self.config.ready.probe else {
             return self.ready_progress(cx);
         };
@@ -149,8 +152,17 @@ impl Watcher {
             Probe::Notify | Probe::Tcp(_) | Probe::Http(_) | Probe::Exec(_) | Probe::Log(_) => {
                 // While no manager was there nobody looked, so there is time for some looks.
                 let grace = READY_GRACE.min(self.config.ready.timeout);
-                let deadline = (started + self.config.ready.timeout).max(cx.now + grace);
-                (cx.now, Some(deadline))
+                let told = self.memory().told.get(&worker);
+                let granted = told.and_then(|told| told.ready_by).unwrap_or_default();
+                let deadline = (started + self.config.ready.timeout)
+                    .max(cx.now + grace)
+                    .max(granted);
+                let look_at = match probe {
+                    // It speaks for itself.
+                    Probe::Notify | Probe::Log(_) => deadline,
+                    _ => cx.now,
+                };
+                (look_at, Some(deadline))
             }
         };
         Progress {
@@ -197,8 +209,11 @@ impl Watcher {
         }
         match progress.readiness {
             Readiness::Starting => {}
-            Readiness::Ready => return self.look_alive(cx, process),
-            Readiness::Unready => return,
+            Readiness::Ready => {
+                self.look_at_watchdog(cx, process);
+                return self.look_alive(cx, process);
+            }
+            Readiness::Unready => return self.look_at_leaving(cx, process),
         }
         if let Some(late) = progress.running.take_if(|it| it.late_at <= cx.now) {
             cx.cancel_probe(late.probe);
@@ -206,7 +221,23 @@ impl Watcher {
             progress.why = Some(format!("no answer within {limit} s"));
             progress.look_at = Some(cx.now + self.config.ready.interval);
         }
+        let overdue = progress.deadline.map(|at| cx.now.since(at));
+        let log = matches!(self.config.ready.probe, Some(Probe::Log(_)));
+        if log && overdue.is_some_and(|by| by > SLEPT) {
+            // The manager slept, and the line may be on its way.
+            progress.deadline = Some(cx.now + READY_GRACE.min(self.config.ready.timeout));
+            progress.look_at = None;
+        }
         let late = progress.deadline.is_some_and(|at| at <= cx.now);
+        if late && self.config.ready.probe == Some(Probe::Notify) {
+            // Only once everything that was said is heard.
+            if progress.running.is_none() && progress.look_at.is_none_or(|at| at <= cx.now) {
+                progress.look_at = None;
+                progress.running = self.send_probe(cx, process, Probe::Notify, HEARD_LIMIT);
+            }
+            self.children.set_progress(process, progress);
+            return;
+        }
         #[cfg(test)]
         let late = late && cx.fault != Fault::WaitForReadinessForEver;
         if late {
@@ -220,6 +251,8 @@ impl Watcher {
                 self.become_ready(cx, process);
                 return;
             }
+            // It has more time by now.
+            Some(Probe::Notify | Probe::Log(_)) if due => progress.look_at = None,
             Some(probe) if due => {
                 let limit = self.config.ready.probe_limit;
                 progress.look_at = None;
@@ -267,6 +300,9 @@ impl Watcher {
         let Some(child) = self.children.get(process) else {
             return;
         };
+        if child.voice.is_checked_by(probe) {
+            return self.handle_heard(cx, process, &outcome);
+        }
         let mut progress = child.progress.clone();
         if progress.running.is_none_or(|it| it.probe != probe) {
             return;
@@ -276,6 +312,17 @@ impl Watcher {
             return self.handle_alive(cx, process, outcome);
         }
         match outcome {
+            // Everything was heard, and it was not among it.
+            ProbeOutcome::Passed if self.config.ready.probe == Some(Probe::Notify) => {
+                let late = progress.deadline.is_some_and(|at| at <= cx.now);
+                #[cfg(test)]
+                let late = late && cx.fault != Fault::WaitForReadinessForEver;
+                progress.why = Some("it has not sent READY=1".to_owned());
+                self.children.set_progress(process, progress);
+                if late {
+                    self.fail_start(cx, process);
+                }
+            }
             ProbeOutcome::Passed => {
                 self.children.set_progress(process, progress);
                 self.become_ready(cx, process);
@@ -293,7 +340,35 @@ impl Watcher {
         }
     }
 
-    fn become_ready(&mut self, cx: &mut Context, process: ProcessId) {
+    /// A line was seen that says that a process is ready.
+    pub(super) fn handle_line(&mut self, cx: &mut Context, process: ProcessId) {
+        if matches!(self.config.ready.probe, Some(Probe::Log(_))) {
+            self.become_ready(cx, process);
+        }
+    }
+
+    /// Has the output of a process watched that is ready once it has written a certain line.
+    pub(super) fn await_line(&self, cx: &mut Context, process: ProcessId, progress: &Progress) {
+        if let Some(Probe::Log(regex)) = &self.config.ready.probe
+            && progress.readiness == Readiness::Starting
+        {
+            let regex = Some(regex.clone());
+            cx.push(Action::AwaitLine { process, regex });
+        }
+    }
+
+    /// What said that it stops has had its time.
+    fn look_at_leaving(&mut self, cx: &mut Context, process: ProcessId) {
+        let Some(child) = self.children.get(process) else {
+            return;
+        };
+        if child.progress.deadline.is_some_and(|at| at <= cx.now) {
+            let error = "it said that it was stopping, and ran on".to_owned();
+            self.fail(cx, process, error);
+        }
+    }
+
+    pub(super) fn become_ready(&mut self, cx: &mut Context, process: ProcessId) {
         let Some(child) = self.children.get(process) else {
             return;
         };
@@ -306,6 +381,7 @@ impl Watcher {
         self.stop_looking(cx, process);
         let progress = self.ready_progress(cx);
         self.children.set_progress(process, progress);
+        self.listen_anew(cx, process);
         self.memory_mut().starting.remove(&worker);
         #[cfg(test)]
         if cx.fault == Fault::ForgetReadiness {
@@ -374,6 +450,14 @@ impl Watcher {
         let Some(child) = self.children.get(process) else {
             return;
         };
+        let mut voice = child.voice.clone();
+        if let Some(check) = voice.take_check() {
+            cx.cancel_probe(check.probe);
+            self.children.set_voice(process, voice);
+        }
+        let Some(child) = self.children.get(process) else {
+            return;
+        };
         if child.progress.timer().is_none() {
             return;
         }
@@ -386,6 +470,15 @@ impl Watcher {
         self.children.set_progress(process, progress);
     }
 
+    /// Silence of a process counts from now on.
+    fn listen_anew(&mut self, cx: &Context, process: ProcessId) {
+        if let Some(child) = self.children.get(process) {
+            let mut voice = child.voice.clone();
+            voice.listen_anew(cx.now);
+            self.children.set_voice(process, voice);
+        }
+    }
+
     /// Other looks are asked for from now on: those that are being taken are begun anew.
     pub(super) fn look_anew(&mut self, cx: &mut Context) {
         let all: Vec<ProcessId> = self.children.iter().map(|(process, _)| process).collect();
@@ -396,6 +489,7 @@ impl Watcher {
             };
             if !child.stopping() && child.progress.readiness != Readiness::Unready {
                 let progress = self.first_progress(cx, child.worker(), child.started);
+                self.await_line(cx, process, &progress);
                 self.children.set_progress(process, progress);
             }
         }
@@ -403,6 +497,13 @@ impl Watcher {
 
     /// After a connection: nobody looked while there was none.
     pub(super) fn resume_looking(&self, cx: &Context, child: &mut Child) {
+        #[cfg(test)]
+        let hears = cx.fault != Fault::CountSilence;
+        #[cfg(not(test))]
+        let hears = true;
+        if hears {
+            child.voice.listen_anew(cx.now);
+        }
         let progress = &mut child.progress;
         if let Some(deadline) = &mut progress.deadline {
             let grace = READY_GRACE.min(self.config.ready.timeout);
@@ -412,6 +513,20 @@ impl Watcher {
 
     /// The connection is gone: what is not ready is looked at again on the next one.
     pub(super) fn drop_probes(&mut self, cx: &mut Context) {
+        let silent: Vec<ProcessId> = self
+            .children
+            .iter()
+            .filter(|(_, child)| child.voice.timer().is_some())
+            .map(|(process, _)| process)
+            .collect();
+        for process in silent {
+            if let Some(mut voice) = self.children.get(process).map(|it| it.voice.clone())
+                && let Some(check) = voice.take_check()
+            {
+                cx.cancel_probe(check.probe);
+                self.children.set_voice(process, voice);
+            }
+        }
         let looks = self.config.ready.probe.is_some() || self.config.alive.probe.is_some();
         if !looks && self.memory().starting.is_empty() {
             return;

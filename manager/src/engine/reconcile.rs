@@ -18,7 +18,7 @@ use super::context::{Context, Link};
 use super::ends::Deceased;
 use super::ids::{ProcessId, WatcherKey, WorkerId};
 use super::input::{HeldProcess, KernelFacts};
-use super::labels::Identity;
+use super::labels::{self, Identity};
 use super::manager::{Engine, Recovered};
 #[cfg(test)]
 use super::remember::Run;
@@ -46,6 +46,7 @@ impl Engine {
                         .or_default()
                         .push((identity, process));
                 }
+                None if labels::is_help(&process.labels) => {}
                 None => self.foreign_processes = self.foreign_processes.saturating_add(1),
             }
         }
@@ -64,6 +65,8 @@ impl Engine {
         self.held_sockets = facts.sockets.into_iter().collect();
         self.cx.sockets.start_over();
         self.owners.clear();
+        self.pids.clear();
+        (self.heard, self.acknowledged, self.acknowledging) = (0, 0, None);
         let adopted = self.take_processes(held);
         self.cx.log(
             Level::Info,
@@ -165,6 +168,9 @@ impl Engine {
             let processes = held.remove(key).unwrap_or_default();
             for (_, process) in &processes {
                 self.owners.insert(process.id, key.clone());
+                if process.ended.is_none() {
+                    self.pids.insert(process.pid, process.id);
+                }
             }
             watcher.take_processes(&mut self.cx, processes);
             adopted += watcher.children.len();
@@ -259,6 +265,7 @@ impl Watcher {
         let worker = identity.worker;
         match (ended, before.get(id)) {
             (None, Some(known)) => {
+                self.await_line(cx, id, &known.progress);
                 self.attach_output(cx, id, pid, worker);
                 let stop = None;
                 let drained = Drained::NotYet;

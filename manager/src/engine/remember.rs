@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::flapping::Flaps;
 use super::ids::{Moment, Pid, ProcessId, WatcherKey, WorkerId};
+use super::notify::Told;
 use super::operation::Operation;
 use super::restart_policy::Failures;
 use super::rolling::{Rolled, Rolling, Version};
@@ -89,6 +90,9 @@ pub(super) struct Memory {
     /// Worker ids whose processes are not ready yet, where the watcher says when that is.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub(super) starting: BTreeSet<WorkerId>,
+    /// What processes said of themselves.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) told: BTreeMap<WorkerId, Told>,
     /// The last ends that nobody asked for, the newest one last.
     #[serde(skip_serializing_if = "VecDeque::is_empty")]
     pub(super) ends: VecDeque<PastEnd>,
@@ -382,6 +386,7 @@ mod tests {
             admitted: false,
             unproven: BTreeSet::new(),
             starting: BTreeSet::new(),
+            told: BTreeMap::new(),
             ends: VecDeque::new(),
             restarts: 12,
             flaps: Flaps::default(),

@@ -41,14 +41,10 @@ impl StartOrder {
         self.warm_up = warm_up;
     }
 
-    /// Lines a watcher up.
+    /// Lines a watcher up. One whose turn it is has to wait for another turn.
     pub(super) fn push(&mut self, key: WatcherKey) {
-        let known = self.waiting.contains(&key)
-            || self
-                .starting
-                .as_ref()
-                .is_some_and(|starting| starting.key == key);
-        if !known {
+        self.starting.take_if(|starting| starting.key == key);
+        if !self.waiting.contains(&key) {
             self.waiting.push_back(key);
         }
     }

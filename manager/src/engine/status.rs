@@ -62,6 +62,7 @@ impl Watcher {
             },
             readiness: self.readiness(child),
             readiness_reason: self.unready_reason(child),
+            says: child.voice.status.clone(),
             started: child.started,
             uptime_ms: millis(now, child.started),
             restarts: child.identity.restarts,
@@ -164,6 +165,7 @@ fn process_end(end: &PastEnd, now: Moment) -> ProcessEnd {
         lived_ms: end.lived_ms,
         ago_ms: millis(now, end.at),
         why: end.why.clone(),
+        output: Vec::new(),
     }
 }
 

@@ -244,6 +244,11 @@ impl Watcher {
         self.stored = Stored::Refused { retry_at };
     }
 
+    /// Whether the kernel has refused to remember what is to be remembered.
+    pub(super) const fn is_refused_memory(&self) -> bool {
+        matches!(self.stored, Stored::Refused { .. })
+    }
+
     /// Sends the memory if the kernel does not have it like this.
     pub(super) fn flush(&mut self, cx: &mut Context) {
         let due = match &self.stored {
@@ -340,6 +345,7 @@ impl Watcher {
         }
         self.prune_proofs();
         self.prune_starting(cx);
+        self.prune_told();
         self.end_late_call(cx);
         self.awaiting = self.awaits(cx);
         // Each round finishes a command and begins the next, or decides for a hook that is not

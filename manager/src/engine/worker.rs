@@ -8,6 +8,7 @@
 
 use super::ids::{Moment, Pid, Ticket, WorkerId};
 use super::labels::Identity;
+use super::notify::Voice;
 use super::readiness::Progress;
 
 /// A spawn that was asked for and not answered. There is no process to speak of yet.
@@ -23,6 +24,8 @@ pub(super) struct Spawning {
     pub(super) configuration: String,
     /// The same without the environment.
     pub(super) program: String,
+    /// How often it is told to say that it is alive, microseconds.
+    pub(super) watchdog_us: Option<u64>,
     /// Whether the kernel was asked.
     pub(super) request: Request,
 }
@@ -49,6 +52,8 @@ pub(super) struct Child {
     pub(super) expires: Option<Moment>,
     /// Whether it is ready, or how far on the way.
     pub(super) progress: Progress,
+    /// What it said of itself.
+    pub(super) voice: Voice,
     /// Set once it was asked to stop.
     pub(super) stop: Option<Stop>,
     /// Whether its streams have everything already, which a process can arrange by closing both.

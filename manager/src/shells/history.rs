@@ -5,7 +5,7 @@
 //!
 //! Must not know where output comes from or who reads.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -41,6 +41,15 @@ pub struct Line {
     /// Where it lies in what the process has written to that stream, its line end included: whoever
     /// has it knows what comes next, from whichever manager.
     pub span: Range<u64>,
+}
+
+impl Line {
+    /// As text for people: nothing in it moves a cursor.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let text = String::from_utf8_lossy(&self.text);
+        text.trim_end().replace(char::is_control, "?")
+    }
 }
 
 /// Who wrote a line.
@@ -204,6 +213,41 @@ impl History {
             }
         }
         (lines.into(), follower)
+    }
+
+    /// The last `count` lines of each of these processes, by Linux's number, as far as they are kept.
+    #[must_use]
+    pub fn last_words(&self, pids: &BTreeSet<u32>, count: usize) -> BTreeMap<u32, Vec<Line>> {
+        let ring = self.lock();
+        let wanted = |piece: &&Arc<Piece>| pids.contains(&piece.origin.pid);
+        let pieces: Vec<Arc<Piece>> = ring.pieces.iter().filter(wanted).cloned().collect();
+        drop(ring);
+        let mut follower = Follower::at(0, 0);
+        let mut words: BTreeMap<u32, VecDeque<Line>> = BTreeMap::new();
+        let mut keep = |line: Line| {
+            let lines = words.entry(line.origin.pid).or_default();
+            if lines.len() >= count {
+                lines.pop_front();
+            }
+            lines.push_back(line);
+        };
+        for piece in pieces {
+            follower.take(piece);
+            for entry in follower.ready.drain(..) {
+                if let Entry::Line(line) = entry {
+                    keep(line);
+                }
+            }
+        }
+        // What a process wrote last may have no end.
+        follower.finish_older(u64::MAX);
+        for entry in follower.ready.drain(..) {
+            if let Entry::Line(line) = entry {
+                keep(line);
+            }
+        }
+        let whole = |(pid, lines): (u32, VecDeque<Line>)| (pid, lines.into());
+        words.into_iter().map(whole).collect()
     }
 
     /// The next entry for a follower. Nothing when it has all whole lines.

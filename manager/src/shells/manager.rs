@@ -23,6 +23,7 @@ use super::control::{COMMANDS_WAITING_MAX, Stay};
 use super::events::Events;
 use super::farewell::{self, KernelEnd};
 use super::greeting::Greeting;
+use super::hearing::Hearing;
 use super::hooks::{HookNews, HookRunner};
 use super::kernel_report::resident_kib;
 use super::launch::{Circumstances, PrepareError, needs_lookup, process_spec, socket_spec};
@@ -35,13 +36,18 @@ use super::signals::{ManagerSignal, Signals};
 use super::upgrade::{Plan, Ready, UpgradeRequest, probation};
 use crate::command::{Command, End, Reload, Response};
 use crate::config::load_file;
-use crate::config::model::Configuration;
+use crate::config::model::{Configuration, Probe};
 use crate::crash::crash_point;
-use crate::engine::{Action, CommandId, Engine, Input, Outcome, SpawnErrorKind, SpawnRequest};
+use crate::engine::{
+    Action, CommandId, Engine, Event, EventAction, Input, Outcome, SpawnErrorKind, SpawnRequest,
+};
 
 /// How long commands wait for the first connection to the kernel. A manager that has just begun
 /// knows nothing yet, and would have to say that nothing runs.
 const FIRST_FACTS_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Lines of a process that is replaced, in the log.
+const LAST_WORDS_LINES: usize = 5;
 
 /// What SIGINT asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +130,8 @@ struct Running {
     hooks: HookRunner,
     /// Looks at processes.
     probes: ProbeRunner,
+    /// Hears what processes say of themselves.
+    hearing: Hearing,
     /// Looks whether somebody connects to a socket of an `on_demand` watcher.
     connections: Connections,
     /// Sockets whose hosts are being looked up.
@@ -162,8 +170,12 @@ impl Manager {
         let hooks = HookRunner::new(self.around.clone());
         let probes = ProbeRunner::new(self.around.clone());
         let connections = Connections::new(self.link.socket().to_owned());
+        let runtime_dir = self.link.socket().parent().unwrap_or(Path::new("/"));
+        let configuration = self.configuration.borrow().clone();
+        let hearing = Hearing::new(runtime_dir, &configuration, self.log.clone());
         let mut running = Running {
             connections,
+            hearing,
             manager: self,
             replies: BTreeMap::new(),
             next_command: 1,
@@ -184,6 +196,7 @@ impl Manager {
             }
             let answers_until = running.upgrading.answers_until();
             let deadline = running.manager.engine.poll_deadline().map(instant);
+            let hear_again = running.hearing.deadline();
             tokio::select! {
                 event = running.manager.link.next() => {
                     if let Some(holder) = running.handle_link(event) {
@@ -225,6 +238,7 @@ impl Manager {
                 ready = running.upgrading.rehearsed() => running.handle_rehearsed(ready),
                 _ = &mut served, if answers_until.is_some() => running.leave_for_upgrade(),
                 () = at(answers_until), if answers_until.is_some() => running.leave_for_upgrade(),
+                () = at(hear_again) => running.hearing.retry(&mut running.manager.link),
                 () = at(deadline) => running.manager.engine.handle_deadline(clock::now()),
             }
         }
@@ -282,19 +296,35 @@ impl Running {
     fn handle_link(&mut self, event: LinkEvent) -> Option<Holder> {
         match event {
             LinkEvent::Input(input) => {
+                let input = self.hearing.filter(input, &mut self.manager.link)?;
                 self.manager.greeting.note_input(&input);
-                match input {
-                    Input::KernelConnected(_) => {
+                match &input {
+                    Input::KernelConnected(facts) => {
                         self.connected = true;
                         self.deaf_until = None;
+                        self.hearing.kernel_connected(facts, &mut self.manager.link);
                     }
                     Input::KernelLost => {
                         self.connected = false;
+                        self.hearing.kernel_lost();
                         self.manager.output.kernel_lost();
                     }
                     _ => {}
                 }
                 self.input(input);
+            }
+            LinkEvent::Output {
+                process,
+                records,
+                credit_bytes,
+            } => {
+                let link = &mut self.manager.link;
+                for input in self.hearing.read(process, &records, credit_bytes, link) {
+                    self.input(input);
+                }
+            }
+            LinkEvent::OutputEnded { process, next } => {
+                self.hearing.drained(process, next, &mut self.manager.link);
             }
             LinkEvent::Log(level, text) => self.manager.log.write(level, &text),
             LinkEvent::Opened { welcome, fence } => {
@@ -323,6 +353,7 @@ impl Running {
             }
             // Over the connection that broke; the next one tells it again.
             OutputEvent::Drained(_) => {}
+            OutputEvent::LineSeen(process) => self.input(Input::LineSeen { process }),
             OutputEvent::Log(level, text) => self.manager.log.write(level, &text),
         }
     }
@@ -436,12 +467,18 @@ impl Running {
                 let configuration = self.manager.configuration.borrow().clone();
                 self.manager.output.attach(source, &configuration);
             }
+            Action::AwaitLine { process, regex } => self.manager.output.await_line(process, regex),
+            Action::AcknowledgeNotes { through } => {
+                self.hearing.acknowledge(through, &mut self.manager.link);
+            }
             Action::AcknowledgeEnd { process } => self.manager.link.acknowledge_end(process),
             Action::SetValue { write, key, value } => {
                 self.manager.link.set_value(write, key, value);
             }
             Action::Configure(configuration) => {
                 self.manager.output.configure(&configuration);
+                self.hearing
+                    .configure(&configuration, &mut self.manager.link);
                 self.manager.configuration.send_replace(configuration);
             }
             Action::MeasureMemory { processes } => {
@@ -465,6 +502,7 @@ impl Running {
                 }
             }
             Action::Publish(event) => {
+                self.tell_last_words(&event);
                 self.manager.events.publish(EventLine::from(&event));
             }
             Action::CallHook(request) => {
@@ -472,13 +510,39 @@ impl Running {
                 self.hooks.call(&request, &configuration);
             }
             Action::CancelHook { hook } => self.hooks.cancel(hook),
+            Action::Probe(request) if request.probe == Probe::Notify => {
+                if let Some(input) = self.hearing.check(request.id) {
+                    self.input(input);
+                }
+            }
             Action::Probe(request) => {
                 let configuration = self.manager.configuration.borrow().clone();
                 self.probes.begin(&request, &configuration);
             }
-            Action::CancelProbe { probe } => self.probes.cancel(probe),
+            Action::CancelProbe { probe } => {
+                self.hearing.cancel(probe);
+                self.probes.cancel(probe);
+            }
             Action::Log { level, text } => self.manager.log.write(level, &text),
             Action::Finished(outcome) => self.finished = Some(outcome),
+        }
+    }
+
+    /// What a process wrote last that is replaced, for those who ask why.
+    fn tell_last_words(&self, event: &Event) {
+        let EventAction::Unready { pid, error: _ } = &event.action else {
+            return;
+        };
+        let history = self.manager.output.history();
+        let mut words = history.last_words(&BTreeSet::from([pid.0]), LAST_WORDS_LINES);
+        for line in words.remove(&pid.0).unwrap_or_default() {
+            if line.origin.watcher == event.watcher {
+                self.manager.log.error(format!(
+                    "watcher {:?}: pid {pid} wrote last: {}",
+                    event.watcher,
+                    line.to_text()
+                ));
+            }
         }
     }
 
@@ -502,6 +566,8 @@ impl Running {
         ) {
             Ok(mut spec) => {
                 spec.name = request.name;
+                self.hearing
+                    .equip(&mut spec, watcher, &mut self.manager.link);
                 self.manager.link.spawn(ticket, request.key, spec);
             }
             Err(error) => {
@@ -581,6 +647,17 @@ impl Running {
             // Nobody comes to serve those who would wait in them.
             let listeners = manager.listeners.clone();
             let _ = spawn_blocking(move || listeners.close_all()).await;
+            if let Some(fence) = manager.link.fence() {
+                let socket = manager.link.socket().to_owned();
+                let namespace = manager.namespace.clone();
+                let told =
+                    spawn_blocking(move || farewell::stop_hearing(&socket, fence, &namespace));
+                if let Ok(Err(error)) = told.await {
+                    manager
+                        .log
+                        .debug(format!("the listener for notifications stays: {error}"));
+                }
+            }
         }
         let Some(fence) = manager
             .link

@@ -10,6 +10,7 @@ pub mod control;
 pub mod events;
 pub mod farewell;
 pub mod greeting;
+pub mod hearing;
 pub mod history;
 pub mod hooks;
 pub mod kernel_report;

@@ -16,6 +16,8 @@ use crate::engine::{Level, OutputSource, ProcessId};
 pub enum OutputEvent {
     /// Everything that an ended process wrote is stored.
     Drained(ProcessId),
+    /// A process has written the line that was awaited.
+    LineSeen(ProcessId),
     /// For the log.
     Log(Level, String),
 }
@@ -28,6 +30,9 @@ pub trait Streams: Send {
     fn kernel_lost(&mut self);
     /// Store the output of this process from where it was left.
     fn attach(&mut self, source: OutputSource, configuration: &Configuration);
+    /// Tell once when this process writes a line in which the regular expression is found, or do not
+    /// any more.
+    fn await_line(&mut self, process: ProcessId, regex: Option<String>);
     /// The configuration is another one: from now on output goes where it says, also that of
     /// processes that run already. What is on its way goes where it was going.
     fn configure(&mut self, configuration: &Arc<Configuration>);
@@ -83,6 +88,11 @@ impl Output {
     /// See [`Streams::attach`].
     pub fn attach(&mut self, source: OutputSource, configuration: &Configuration) {
         self.streams.attach(source, configuration);
+    }
+
+    /// See [`Streams::await_line`].
+    pub fn await_line(&mut self, process: ProcessId, regex: Option<String>) {
+        self.streams.await_line(process, regex);
     }
 
     /// See [`Streams::configure`].

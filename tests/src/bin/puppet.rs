@@ -19,6 +19,9 @@
 //! | `serve FD` | answers its pid to every connection or datagram on an inherited socket |
 //! | `web FD FILE` | answers HTTP requests on an inherited unix socket with its pid, while FILE is there; SIGTERM removes FILE, and it ends after the request that it has begun |
 //! | `eof FD` | waits until nobody has the other end of a pipe or connection any more |
+//! | `notify TEXT` | sends TEXT to `$NOTIFY_SOCKET`, with a line end for each `,`; waits while there is no room |
+//! | `notify-every MS TEXT` | does that over and over, on a thread of its own |
+//! | `said` | answers how often that was done |
 //! | `background COMMAND` | does something on a thread of its own |
 //! | `wait` | does nothing until it is ended |
 //!
@@ -36,11 +39,11 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
@@ -50,6 +53,9 @@ const WRITE_FAILED: i32 = 97;
 
 /// Lines shall end.
 static ENOUGH: AtomicBool = AtomicBool::new(false);
+
+/// How often `notify-every` has sent something.
+static SAID: AtomicU64 = AtomicU64::new(0);
 
 /// Held by whoever writes lines: the number after the last one, by tag.
 static LINES: Mutex<BTreeMap<String, u64>> = Mutex::new(BTreeMap::new());
@@ -76,6 +82,14 @@ fn main() {
             }
         }
     }
+}
+
+/// Says something of itself (sd_notify(3)).
+fn notify(text: &str) -> Result<()> {
+    let place = std::env::var_os("NOTIFY_SOCKET").ok_or("NOTIFY_SOCKET is not set")?;
+    let text = text.replace(',', "\n");
+    UnixDatagram::unbound()?.send_to(text.as_bytes(), place)?;
+    Ok(())
 }
 
 fn own_descriptors() -> BTreeMap<i32, String> {
@@ -116,6 +130,18 @@ impl Found {
             ("same", [to, bytes, block]) => {
                 same(stream(to)?, bytes.parse()?, block.parse()?);
             }
+            ("notify", [text]) => notify(text)?,
+            ("notify-every", [pause, text]) => {
+                let pause = Duration::from_millis(pause.parse()?);
+                let text = (*text).to_owned();
+                std::thread::spawn(move || {
+                    while notify(&text).is_ok() {
+                        SAID.fetch_add(1, Ordering::Relaxed);
+                        std::thread::sleep(pause);
+                    }
+                });
+            }
+            ("said", []) => return Ok(json!(SAID.load(Ordering::Relaxed))),
             ("close", [fd]) => sys::close_inherited(fd.parse()?)?,
             ("enough", []) => {
                 ENOUGH.store(true, Ordering::Relaxed);

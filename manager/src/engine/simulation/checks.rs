@@ -29,13 +29,14 @@ pub(super) fn settle_down(world: &mut World) -> Result<(), String> {
     world.probes.calm_down();
     world.note(|| "--- faults stop".to_owned());
     let limit = world.now + PATIENCE;
-    let mut resumed = false;
+    let mut resumed = None;
     loop {
         world.keep_a_manager()?;
         if world.session.is_none() {
             world.connect()?;
         }
-        if !std::mem::replace(&mut resumed, true) {
+        // Again over each connection: a manager that is leaving refuses it.
+        if resumed.replace(world.kernel.epoch) != Some(world.kernel.epoch) {
             world.give(Command::Resume(Change::default()))?;
         }
         run_dry(world)?;
@@ -43,7 +44,17 @@ pub(super) fn settle_down(world: &mut World) -> Result<(), String> {
             Ok(()) => break,
             Err(problem) => {
                 if world.session.is_some() && !world.jump(limit)? {
-                    return Err(format!("never came to rest: {problem}"));
+                    let engine = world.engine.as_ref();
+                    let stands: Vec<String> = engine
+                        .into_iter()
+                        .flat_map(|engine| engine.watchers.values())
+                        .map(|it| {
+                            let (name, stage, turn) = (&it.config.name, it.stage, it.turn);
+                            let (awaits, standing) = (&it.awaiting, it.standing);
+                            format!("{name}: {standing:?} {stage:?} {turn:?} {awaits:?}")
+                        })
+                        .collect();
+                    return Err(format!("never came to rest: {problem}; {stands:?}"));
                 }
             }
         }
@@ -124,7 +135,8 @@ fn stays_at_rest(world: &mut World) -> Result<(), String> {
     );
     while world.jump(limit)? {
         run_dry(world)?;
-        let looks = |watcher: &WatcherConfig| watcher.alive.probe.is_some();
+        let looks =
+            |watcher: &WatcherConfig| watcher.alive.probe.is_some() || watcher.watchdog.is_some();
         let looks = world.configuration.watchers.iter().any(looks);
         if !looks && world.polls - polls > POLLS_AT_REST_MAX {
             return Err("the engine does not rest".to_owned());

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::voices::Voices;
 use crate::engine::labels;
 use crate::engine::random::Random;
 use crate::engine::remember::{Memory, Run, StopReason};
@@ -66,6 +67,8 @@ pub(in crate::engine) struct SimKernel {
     pub(in crate::engine) held_back: BTreeMap<String, Moment>,
     /// Times of `held_back` that count no more.
     pub(in crate::engine) pardoned: BTreeSet<Moment>,
+    /// What children say of themselves.
+    pub(in crate::engine) voices: Voices,
     next_process: u64,
     /// Spawn keys of all that was ever started.
     keys: BTreeMap<String, ProcessId>,
@@ -114,6 +117,7 @@ impl SimKernel {
             history: History::default(),
             held_back: BTreeMap::new(),
             pardoned: BTreeSet::new(),
+            voices: Voices::default(),
             next_process: 1,
             keys: BTreeMap::new(),
         }
@@ -126,6 +130,7 @@ impl SimKernel {
         self.sockets.clear();
         self.keys.clear();
         self.held_back.clear();
+        self.voices = Voices::default();
         self.epoch = 0;
         self.next_process = 1;
         self.history.ends.clear();
@@ -141,6 +146,7 @@ impl SimKernel {
     /// A manager takes the lease and lists everything.
     pub(in crate::engine) fn connect(&mut self, prefix: &str) -> KernelFacts {
         self.epoch += 1;
+        self.voices.begin_anew();
         KernelFacts {
             epoch: Epoch(self.epoch),
             generation: Generation(1),
@@ -243,7 +249,12 @@ impl SimKernel {
                 };
                 Ok(vec![Input::ValueStored { write: *write }])
             }
+            Action::AcknowledgeNotes { through } => {
+                self.voices.acknowledge(*through);
+                Ok(Vec::new())
+            }
             Action::AttachOutput(_)
+            | Action::AwaitLine { .. }
             | Action::AwaitConnections { .. }
             | Action::Configure(_)
             | Action::MeasureMemory { .. }
@@ -346,6 +357,16 @@ impl SimKernel {
         }])
     }
 
+    /// Children say what they have to say by now.
+    pub(in crate::engine) fn let_speak(&mut self, now: Moment) {
+        self.voices.speak(&self.processes, now);
+    }
+
+    /// When a child says something, or somebody who listens is told.
+    pub(in crate::engine) fn next_word(&self, listens: bool) -> Option<Moment> {
+        self.voices.next_event(listens)
+    }
+
     /// Starts a process for anybody.
     pub(in crate::engine) fn start(
         &mut self,
@@ -385,6 +406,7 @@ impl SimKernel {
             ended_by_itself: false,
         };
         self.keys.insert(key.to_owned(), id);
+        self.voices.begin(&process);
         self.processes.insert(id, process);
         held
     }

@@ -19,6 +19,7 @@ mod operators;
 mod probes;
 mod rolling;
 mod scenario;
+mod voices;
 mod world;
 
 use super::context::Fault;

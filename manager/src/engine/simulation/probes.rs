@@ -22,6 +22,13 @@ pub(super) struct SimProbes {
     answered: BTreeSet<ProbeId>,
 }
 
+/// How an outcome gets to the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    OverTheLink,
+    Beside,
+}
+
 impl SimProbes {
     pub(super) const fn new(mood: Mood) -> Self {
         Self {
@@ -42,10 +49,11 @@ impl SimProbes {
         now: Moment,
         random: &mut Random,
     ) -> Result<(), String> {
-        let twin = self
-            .running
-            .values()
-            .find(|(other, _)| other.process == request.process);
+        // Whether everything is heard may be asked beside.
+        let twin = self.running.values().find(|(other, _)| {
+            let beside = (other.probe == Probe::Notify) != (request.probe == Probe::Notify);
+            other.process == request.process && !beside
+        });
         if let Some((twin, _)) = twin {
             return Err(format!("{} is looked at twice at a time", twin.process));
         }
@@ -72,24 +80,38 @@ impl SimProbes {
         self.running.values().filter_map(|(_, at)| *at).min()
     }
 
-    /// The outcomes that are due.
-    pub(super) fn outcomes(&mut self, kernel: &SimKernel, now: Moment) -> Vec<Input> {
+    /// The outcomes that are due, and whether they come behind what the kernel has said.
+    pub(super) fn outcomes(&mut self, kernel: &SimKernel, now: Moment) -> Vec<(Input, Way)> {
         let due = |(_, (_, at)): &(&ProbeId, &(ProbeRequest, Option<Moment>))| {
             at.is_some_and(|at| at <= now)
         };
         let due: Vec<ProbeId> = self.running.iter().filter(due).map(|(id, _)| *id).collect();
         let mut inputs = Vec::new();
         for probe in due {
-            let Some((request, _)) = self.running.remove(&probe) else {
+            let Some((request, at)) = self.running.remove(&probe) else {
                 continue;
             };
+            if request.probe == Probe::Notify
+                && let Some(asked) = at
+                && !kernel.voices.all_heard(asked)
+            {
+                // It comes behind what was said before.
+                let later = now + Duration::from_millis(50);
+                self.running.insert(probe, (request, Some(later)));
+                continue;
+            }
             self.answered.insert(probe);
-            let outcome = if kernel.is_ready(request.process, now) {
+            let heard = request.probe == Probe::Notify;
+            let outcome = if heard || kernel.is_ready(request.process, now) {
                 ProbeOutcome::Passed
             } else {
                 ProbeOutcome::Failed("connection refused".to_owned())
             };
-            inputs.push(Input::Probed { probe, outcome });
+            let way = match request.probe {
+                Probe::Notify => Way::OverTheLink,
+                _ => Way::Beside,
+            };
+            inputs.push((Input::Probed { probe, outcome }, way));
         }
         inputs
     }
@@ -118,15 +140,49 @@ pub(super) fn check_ready(
     pid: Pid,
     now: Moment,
 ) -> Result<(), String> {
-    let Some(Probe::Tcp(_)) = config.and_then(|config| config.ready.probe.as_ref()) else {
-        return Ok(());
+    let spoken = match config.and_then(|config| config.ready.probe.as_ref()) {
+        Some(Probe::Tcp(_)) => false,
+        // Its word may be heard late.
+        Some(Probe::Notify) => kernel.voices.ready.contains_key(&pid),
+        _ => return Ok(()),
     };
     let process = kernel.live().find(|process| process.held.pid == pid);
     match process {
-        Some(process) if !kernel.is_ready(process.held.id, now) => Err(format!(
+        Some(process) if !spoken && !kernel.is_ready(process.held.id, now) => Err(format!(
             "{} was said to be ready and is not",
             process.held.name
         )),
         Some(_) | None => Ok(()),
     }
+}
+
+/// Whether a process that is replaced deserved it: who has said in time that it is ready, and since
+/// then that it is alive, is not replaced for its silence.
+pub(super) fn check_unready(
+    kernel: &SimKernel,
+    config: Option<&WatcherConfig>,
+    pid: Pid,
+    error: &str,
+) -> Result<(), String> {
+    let Some(config) = config else {
+        return Ok(());
+    };
+    let Some(process) = kernel.live().find(|process| process.held.pid == pid) else {
+        return Ok(());
+    };
+    let name = &process.held.name;
+    let said = kernel.voices.ready.get(&pid);
+    let in_time = said.is_some_and(|at| *at <= process.held.started + config.ready.timeout);
+    if error.contains("READY=1") && in_time {
+        return Err(format!(
+            "{name} said that it is ready and is replaced: {error}"
+        ));
+    }
+    let speaks = process.behaviour.hangs_at.is_none() && process.behaviour.ready_at.is_some();
+    if error.contains("WATCHDOG=1") && speaks {
+        return Err(format!(
+            "{name} says that it is alive and is replaced: {error}"
+        ));
+    }
+    Ok(())
 }

@@ -102,7 +102,11 @@ fn watcher(random: &mut Random, index: u64, mood: Mood, hooked: Hooked) -> Watch
             put(&key, value);
         }
     }
-    match random.up_to(3) {
+    match random.up_to(4) {
+        4 => {
+            put("ready", "notify".to_owned());
+            put("ready_timeout", READY_TIMEOUT.as_secs().to_string());
+        }
         0 => put(
             "ready",
             format!("uptime {}", seconds(700 * random.up_to(4))),
@@ -130,6 +134,9 @@ fn watcher(random: &mut Random, index: u64, mood: Mood, hooked: Hooked) -> Watch
             put("alive", "tcp 127.0.0.1:2".to_owned());
             put("alive_interval", "10".to_owned());
             put("alive_failures", (1 + random.up_to(2)).to_string());
+        }
+        if one_in(random, 4) {
+            put("watchdog", "20".to_owned());
         }
         put("autostart", (!one_in(random, 6)).to_string());
         put("respawn", (!one_in(random, 6)).to_string());

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::hooks::SimHooks;
 use super::kernel::{SOMEBODY, SimKernel, one_in};
 use super::operators::{Model, random_command, random_ending};
-use super::probes::SimProbes;
+use super::probes::{SimProbes, Way};
 use super::scenario::{self, Hooked, Mood};
 use crate::command::{Command, RefusalKind, Response};
 use crate::config::model::Configuration;
@@ -273,6 +273,10 @@ impl World {
                     let config = self.configuration.watcher(&event.watcher);
                     super::probes::check_ready(&self.kernel, config, pid, self.now)
                 }
+                EventAction::Unready { pid, error } => {
+                    let config = self.configuration.watcher(&event.watcher);
+                    super::probes::check_unready(&self.kernel, config, pid, &error)
+                }
                 _ => Ok(()),
             },
             Action::Log { .. } | Action::Configure(_) => Ok(()),
@@ -321,6 +325,8 @@ impl World {
             | Action::Spawn(_)
             | Action::Signal { .. }
             | Action::AttachOutput(_)
+            | Action::AwaitLine { .. }
+            | Action::AcknowledgeNotes { .. }
             | Action::AcknowledgeEnd { .. }
             | Action::SetValue { .. } => match &mut self.session {
                 Some(session) => {
@@ -451,6 +457,7 @@ impl World {
             self.kernel.next_end(),
             self.hooks.next_answer(),
             self.probes.next_outcome(),
+            self.kernel.next_word(self.session.is_some()),
         ];
         moments.into_iter().flatten().min()
     }
@@ -495,11 +502,19 @@ impl World {
                 session.incoming.push_back(Input::OutputDrained { process });
             }
         }
+        self.kernel.let_speak(self.now);
+        if let Some(session) = &mut self.session {
+            session.incoming.extend(self.kernel.voices.arrive(self.now));
+        }
         for input in self.hooks.answers(self.now) {
             self.tell(input)?;
         }
-        for input in self.probes.outcomes(&self.kernel, self.now) {
-            self.tell(input)?;
+        for (input, way) in self.probes.outcomes(&self.kernel, self.now) {
+            match (way, &mut self.session) {
+                (Way::Beside, _) => self.tell(input)?,
+                (Way::OverTheLink, Some(session)) => session.incoming.push_back(input),
+                (Way::OverTheLink, None) => {}
+            }
         }
         let due = self.engine.as_ref().and_then(Engine::poll_deadline);
         if due.is_some_and(|due| due <= self.now) {
@@ -776,6 +791,8 @@ fn brief(input: &Input) -> String {
         | Input::ValueRefused { .. }
         | Input::ActionFailed { .. }
         | Input::HookAnswered { .. }
+        | Input::Notified(_)
+        | Input::LineSeen { .. }
         | Input::Probed { .. }
         | Input::MemoryMeasured { .. }
         | Input::CommandReceived { .. } => format!("{input:?}"),

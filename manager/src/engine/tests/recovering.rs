@@ -22,6 +22,7 @@ fn identity(watcher: &str, worker: u32) -> Identity {
         configuration: String::new(),
         restarts: 0,
         spawn: format!("{watcher}-{worker}"),
+        watchdog_us: None,
     }
 }
 

@@ -20,6 +20,7 @@ pub mod wire;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,7 +41,7 @@ pub use self::metrics::Scrapes;
 pub use self::upgrade::Upgrades;
 use self::visit::whole_requests;
 use self::wire::ManagerInfo;
-use crate::command::{Answer, Command, Matching, Selection};
+use crate::command::{Answer, Command, Matching, Selection, WatcherStatus};
 use crate::config::model::Configuration;
 use crate::shells::asking::Asker;
 use crate::shells::events::Events;
@@ -188,6 +189,23 @@ impl Control {
         answer
     }
 
+    /// Adds what processes wrote last that ended although nobody wanted it.
+    fn add_last_words(&self, watchers: &mut [WatcherStatus]) {
+        let ends = watchers.iter().flat_map(|watcher| &watcher.ends);
+        let pids: BTreeSet<u32> = ends.map(|end| end.pid.0).collect();
+        if pids.is_empty() {
+            return;
+        }
+        let words = self.history.last_words(&pids, LAST_WORDS_LINES);
+        for watcher in watchers {
+            for end in &mut watcher.ends {
+                let lines = words.get(&end.pid.0).into_iter().flatten();
+                let own = lines.filter(|line| line.origin.watcher == watcher.name);
+                end.output = own.map(Line::to_text).collect();
+            }
+        }
+    }
+
     fn manager(&self) -> ManagerInfo {
         ManagerInfo {
             release: env!("CARGO_PKG_VERSION").to_owned(),
@@ -201,9 +219,10 @@ impl Control {
     /// The engine's report with what only a shell can know: memory of each process, and who we are.
     async fn report(&self, selection: Selection) -> Result<Value, ControlError> {
         let answer = self.ask(Command::Status(selection)).await?;
-        let Answer::Status(report) = answer else {
+        let Answer::Status(mut report) = answer else {
             return Err(internal("the engine answered status with something else"));
         };
+        self.add_last_words(&mut report.watchers);
         let mut value = serde_json::to_value(&report).map_err(internal)?;
         add_memory(&mut value);
         value["manager"] = serde_json::to_value(self.manager()).map_err(internal)?;

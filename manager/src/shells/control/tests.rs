@@ -151,6 +151,7 @@ fn status(_: Command) -> Option<CommandResponse> {
         state: ProcessState::Running,
         readiness: Readiness::Ready,
         readiness_reason: None,
+        says: None,
         started: Moment(1),
         uptime_ms: 5,
         restarts: 0,

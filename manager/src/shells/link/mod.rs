@@ -13,10 +13,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kingpole_protocol::Fence;
 use kingpole_protocol::client::blocking::{Client, ClientError};
 use kingpole_protocol::hello::Welcome;
 use kingpole_protocol::spec::{ProcessSpec, SocketSpec};
+use kingpole_protocol::{Fence, Sequence};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep_until};
@@ -61,6 +61,22 @@ pub enum LinkEvent {
     },
     /// Another manager holds the lease.
     Refused(Holder),
+    /// Output of a process that is followed.
+    Output {
+        /// Whose.
+        process: ProcessId,
+        /// In order.
+        records: Vec<(Sequence, Vec<u8>)>,
+        /// What of the credit they used.
+        credit_bytes: u64,
+    },
+    /// A process that is followed can write nothing more.
+    OutputEnded {
+        /// Which.
+        process: ProcessId,
+        /// The number that its next record would have.
+        next: Sequence,
+    },
     /// The session cannot go on; the link connects again by itself.
     Broken(String),
 }
@@ -269,7 +285,10 @@ impl KernelLink {
                     broken = Some(reason.clone());
                     continue;
                 }
-                LinkEvent::Input(_) | LinkEvent::Log(..) => {}
+                LinkEvent::Input(_)
+                | LinkEvent::Log(..)
+                | LinkEvent::Output { .. }
+                | LinkEvent::OutputEnded { .. } => {}
             }
             self.events.push_back(event);
         }
@@ -316,6 +335,27 @@ impl KernelLink {
     /// Lets the kernel forget an ended process.
     pub fn acknowledge_end(&mut self, process: ProcessId) {
         self.session(|session| session.acknowledge_end(process));
+    }
+
+    /// Has the output of a process sent, from the oldest record that is kept; only over this
+    /// connection.
+    pub fn follow(&mut self, process: ProcessId, credit_bytes: u64) {
+        self.session(|session| session.follow(process, credit_bytes));
+    }
+
+    /// Lets more output of a process come.
+    pub fn grant(&mut self, process: ProcessId, credit_bytes: u64) {
+        self.session(|session| session.grant(process, credit_bytes));
+    }
+
+    /// Output of a process up to this record needs not be kept any longer.
+    pub fn acknowledge_output(&mut self, process: ProcessId, through: Sequence) {
+        self.session(|session| session.acknowledge_output(process, through));
+    }
+
+    /// Makes a socket of which the engine does not know.
+    pub fn make_quietly(&mut self, spec: SocketSpec) {
+        self.session(|session| session.make_quietly(spec));
     }
 
     /// Makes a socket; `socket` is its name in the configuration.

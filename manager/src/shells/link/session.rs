@@ -16,12 +16,12 @@ use kingpole_protocol::event::Event;
 use kingpole_protocol::hello::Welcome;
 use kingpole_protocol::reply::Reply;
 use kingpole_protocol::request::{
-    CloseSocket, Commit, ListLeases, ListSessions, MakeSocket, ReleaseLease, Request, Signal,
-    Spawn, Subscribe, TakeLease, ValueChange,
+    CloseSocket, Commit, Follow, Grant, ListLeases, ListSessions, MakeSocket,
+    OutputAcknowledgement, ReleaseLease, Request, Signal, Spawn, Subscribe, TakeLease, ValueChange,
 };
 use kingpole_protocol::spec::{ProcessSpec, SocketSpec};
 use kingpole_protocol::status::LeaseInfo;
-use kingpole_protocol::{ErrorCode, ErrorReply, Fence, RequestId};
+use kingpole_protocol::{ErrorCode, ErrorReply, Fence, RequestId, Sequence};
 
 use super::survey::Survey;
 use super::translate;
@@ -60,6 +60,8 @@ enum Awaited {
     CloseSocket {
         name: String,
     },
+    /// Nobody waits for it; what was asked is told if it is refused.
+    Quiet(&'static str),
 }
 
 #[derive(Debug)]
@@ -145,10 +147,19 @@ impl Session {
     pub(super) fn handle_read(&mut self, count: usize) -> Result<(), ConnectionError> {
         self.connection.advance(count);
         loop {
-            // Output is never followed here, and what is kept must not borrow the decoder.
+            // What is kept must not borrow the decoder.
             let (request, result) = match self.connection.poll_incoming()? {
                 None => return Ok(()),
-                Some(Incoming::Output(_)) => continue,
+                Some(Incoming::Output(output)) => {
+                    let records = output.records();
+                    let records = records.map(|it| (it.header.sequence, it.data.to_vec()));
+                    self.events.push_back(LinkEvent::Output {
+                        process: ProcessId(output.process.0),
+                        records: records.collect(),
+                        credit_bytes: output.credit_bytes() as u64,
+                    });
+                    continue;
+                }
                 Some(Incoming::Welcome(welcome)) => {
                     self.handle_welcome(welcome);
                     continue;
@@ -235,6 +246,11 @@ impl Session {
                     self.input(Input::ProcessEnded {
                         process: ProcessId(ended.process.0),
                         end,
+                    });
+                } else if let Event::StreamEnded(ended) = event {
+                    self.events.push_back(LinkEvent::OutputEnded {
+                        process: ProcessId(ended.process.0),
+                        next: ended.next,
                     });
                 }
             }
@@ -347,7 +363,8 @@ impl Session {
                 Awaited::Subscribe
                 | Awaited::Signal { .. }
                 | Awaited::End { .. }
-                | Awaited::CloseSocket { .. },
+                | Awaited::CloseSocket { .. }
+                | Awaited::Quiet(_),
                 _,
             ) => {}
             (awaited, reply) => {
@@ -424,6 +441,12 @@ impl Session {
                     socket,
                     error: error.message,
                 });
+            }
+            // A process that is gone by now is no reason for a word.
+            Awaited::Quiet(what) => {
+                if error.code != ErrorCode::NOT_FOUND {
+                    self.log(Level::Warning, format!("{what}: {error}"));
+                }
             }
             Awaited::CloseSocket { name } => {
                 if error.code != ErrorCode::NOT_FOUND {
@@ -552,6 +575,50 @@ impl Session {
                 ..Commit::default()
             },
             Awaited::End { process },
+        );
+    }
+
+    pub(super) fn follow(&mut self, process: ProcessId, credit_bytes: u64) {
+        let process = kingpole_protocol::ProcessId(process.0);
+        let from = Sequence(0);
+        let request = Follow {
+            process,
+            from,
+            credit_bytes,
+        };
+        self.act(request, Awaited::Quiet("output is not followed"));
+    }
+
+    pub(super) fn grant(&mut self, process: ProcessId, credit_bytes: u64) {
+        if self.is_open() {
+            let process = kingpole_protocol::ProcessId(process.0);
+            let grant = Grant {
+                process,
+                credit_bytes,
+            };
+            // Not answered, and far too short to be refused.
+            let _ = self.connection.send(&grant.into());
+        }
+    }
+
+    pub(super) fn acknowledge_output(&mut self, process: ProcessId, through: Sequence) {
+        let outputs = vec![OutputAcknowledgement {
+            process: kingpole_protocol::ProcessId(process.0),
+            through,
+        }];
+        self.act(
+            Commit {
+                outputs,
+                ..Commit::default()
+            },
+            Awaited::Quiet("output is not acknowledged"),
+        );
+    }
+
+    pub(super) fn make_quietly(&mut self, spec: SocketSpec) {
+        self.act(
+            MakeSocket { spec },
+            Awaited::Quiet("the socket for notifications of processes is not made"),
         );
     }
 

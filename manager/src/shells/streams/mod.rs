@@ -4,6 +4,7 @@
 //! A sink that is stuck stops only its own children: they get no more credit, and the kernel's cap
 //! bounds what they leave. Must not know why a process runs.
 
+mod awaited;
 mod datagram;
 mod early;
 pub mod files;
@@ -26,6 +27,8 @@ use crate::streams::position::Child;
 use crate::streams::sink::{Event, SinkSpec};
 use crate::streams::value::KEY_PREFIX;
 use crate::streams::writer::{Alive, Label, Now, Turn, Writer};
+use awaited::Awaited;
+pub use awaited::LINES_PREFIX;
 use early::Early;
 pub use files::ConsoleLines;
 use files::{Files, LogFile};
@@ -80,6 +83,7 @@ enum Order {
     Connect(Fence),
     Disconnect,
     Attach(ProcessId, Arc<Origin>, Box<[StreamConfig; 2]>),
+    AwaitLine(ProcessId, Option<String>),
     Configure(Arc<Configuration>),
     Finish,
 }
@@ -135,6 +139,10 @@ impl Streams for Handle {
         self.order(Order::Attach(process, Arc::new(origin), config));
     }
 
+    fn await_line(&mut self, process: engine::ProcessId, regex: Option<String>) {
+        self.order(Order::AwaitLine(ProcessId(process.0), regex));
+    }
+
     fn configure(&mut self, configuration: &Arc<Configuration>) {
         self.order(Order::Configure(Arc::clone(configuration)));
     }
@@ -173,6 +181,7 @@ pub fn start(settings: StreamsSettings) -> io::Result<Output> {
         sinks: BTreeMap::new(),
         shown: BTreeMap::new(),
         early: Early::default(),
+        awaited: Awaited::default(),
         lock: None,
         fence: None,
         zone: LocalZone::system(),
@@ -206,6 +215,7 @@ struct Worker {
     /// Up to which record the history was shown each process; it outlives sessions.
     shown: BTreeMap<ProcessId, Sequence>,
     early: Early,
+    awaited: Awaited,
     files: Files,
     lock: Option<StreamsLock>,
     fence: Option<Fence>,
@@ -309,8 +319,14 @@ impl Worker {
                         attachment.attach(&mut work.writer, child, self.now());
                     }
                     self.attachments.insert(process, attachment);
+                    self.awaited.attached(process);
                     for records in self.early.take(process) {
                         self.show(process, &records);
+                    }
+                }
+                Ok(Order::AwaitLine(process, regex)) => {
+                    if self.awaited.set(process, regex) {
+                        self.tell_line(process);
                     }
                 }
                 Ok(Order::Finish) => return Ok(Some(Over::Finished)),
@@ -318,6 +334,11 @@ impl Worker {
                 Err(TryRecvError::Disconnected) => return Err(TryRecvError::Disconnected),
             }
         }
+    }
+
+    fn tell_line(&self, process: ProcessId) {
+        let process = engine::ProcessId(process.0);
+        let _ = self.events.send(OutputEvent::LineSeen(process));
     }
 
     /// Where a watcher's output goes. Finding out costs a look at the disk, so it is done once for all
@@ -373,6 +394,12 @@ impl Worker {
         let mut session = Session::open(&self.settings.socket, fence)?;
         let alive = session.alive()?;
         let values = session.values(KEY_PREFIX)?;
+        let notes = session.values(LINES_PREFIX)?;
+        let held = |process| alive.iter().any(|alive| alive.child.process == process);
+        self.awaited.begin(&notes, held);
+        for process in self.awaited.take_noted() {
+            self.tell_line(process);
+        }
         let writer = Writer::new(Limits::STANDARD, &values, &alive);
         let settles = Some(Instant::now() + SETTLE_TIMEOUT);
         let mut work = Work {
@@ -403,6 +430,7 @@ impl Worker {
             if step.0 == Turn::Again {
                 continue;
             }
+            work.session.commit_rest()?;
             let (said, tended) = self.files.tend(Instant::now());
             for text in said {
                 self.log(Level::Warning, format!("output: {text}"));
@@ -434,6 +462,7 @@ impl Worker {
                 break;
             }
         }
+        work.session.also_commit(self.awaited.take_changes());
         let now = self.now();
         let turn = work
             .writer
@@ -479,6 +508,7 @@ impl Worker {
     /// The kernel does not have it any more: nothing more can come.
     fn forget(&mut self, process: ProcessId) {
         self.shown.remove(&process);
+        self.awaited.forget(process);
         self.early.take(process);
         let attachment = self.attachments.remove(&process);
         if attachment.is_some_and(|attachment| !attachment.drained) {
@@ -556,6 +586,9 @@ impl Worker {
             known => Arc::new(records[known..].to_vec()),
         };
         *shown = newest.max(*shown);
+        if self.awaited.read(process, &new) {
+            self.tell_line(process);
+        }
         if !new.is_empty() {
             let history = &self.settings.history;
             history.push(process.0, &attachment.origin, new);
@@ -668,7 +701,7 @@ impl Worker {
             let (turn, _) = self.step(work)?;
             let done = turn == Turn::Wait && work.writer.is_told();
             if done || Instant::now() >= deadline {
-                return Ok(());
+                return work.session.commit_rest();
             }
         }
     }

@@ -48,6 +48,8 @@ pub(super) struct Session {
     notices: VecDeque<Notice>,
     /// Which state of the kernel this is.
     instance: u64,
+    /// What the next commit stores besides.
+    besides: Vec<ValueChange>,
 }
 
 fn broken(error: impl std::fmt::Display) -> Stop {
@@ -69,6 +71,7 @@ impl Session {
             connection,
             notices,
             instance: 0,
+            besides: Vec::new(),
         };
         let deadline = Instant::now() + ANSWER_TIMEOUT;
         session.flush(deadline)?;
@@ -200,6 +203,24 @@ impl Session {
         }
     }
 
+    /// These go along with the next commit, or before the acknowledgement of anything that was read.
+    pub(super) fn also_commit(&mut self, values: Vec<ValueChange>) {
+        self.besides.extend(values);
+    }
+
+    /// Commits what no other commit has taken along.
+    pub(super) fn commit_rest(&mut self) -> Result<(), Stop> {
+        if self.besides.is_empty() {
+            return Ok(());
+        }
+        let values = std::mem::take(&mut self.besides);
+        let request = Commit {
+            values,
+            ..Commit::default()
+        };
+        self.call(&request.into()).map(drop)
+    }
+
     fn call(&mut self, request: &Request) -> Result<Reply, Stop> {
         self.ask(request)?.map_err(broken)
     }
@@ -307,8 +328,9 @@ impl Keeper for Session {
             process: child.process,
             through,
         });
+        let besides = std::mem::take(&mut self.besides);
         let request = Commit {
-            values: values.collect(),
+            values: values.chain(besides).collect(),
             outputs: outputs.collect(),
             ends: Vec::new(),
         };
