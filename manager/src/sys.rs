@@ -28,6 +28,15 @@ pub(crate) fn adopt_descriptor(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// Gives memory that was freed back to the system: after a burst of work the allocator would keep it for the next.
+pub(crate) fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes a number and looks at the allocator's own lists, under its own locks.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// What a signal makes of this process.
 pub(crate) struct Fallback {
     /// The program.

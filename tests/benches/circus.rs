@@ -280,20 +280,10 @@ fn idle(daemon: &Daemon, effort: Effort) -> f64 {
         daemon
             .pids
             .iter()
-            .map(|pid| processor_seconds(*pid))
+            .map(|pid| process::processor_seconds(*pid))
             .sum::<f64>()
     };
     let (before, begun) = (used(), Instant::now());
     std::thread::sleep(Duration::from_secs(effort.pick(30, 2)));
     (used() - before) / begun.elapsed().as_secs_f64() * 100.0
-}
-
-/// On a processor so far, as exact as Linux counts it.
-fn processor_seconds(pid: i32) -> f64 {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
-    let nanos = tasks.flatten().filter_map(|task| {
-        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
-        text.split(' ').next()?.parse::<f64>().ok()
-    });
-    nanos.sum::<f64>() / 1e9
 }

@@ -89,6 +89,12 @@ pub fn puppet() -> &'static Path {
     find("puppet")
 }
 
+/// The child that supervisors are compared with.
+#[must_use]
+pub fn contestant() -> &'static Path {
+    find("contestant")
+}
+
 /// The example of a program that hosts a child in the kernel.
 #[must_use]
 pub fn host_children() -> &'static Path {
@@ -116,8 +122,14 @@ fn find(name: &str) -> &'static Path {
 }
 
 fn given(directory: &Path) -> BTreeMap<String, PathBuf> {
+    // Only benchmarks need it.
+    let contestant = directory
+        .join("contestant")
+        .is_file()
+        .then_some("contestant");
     ["kingpole-kernel", "kingpole-manager", "kingpole", "puppet"]
         .into_iter()
+        .chain(contestant)
         .map(|name| {
             let path = directory.join(name);
             assert!(

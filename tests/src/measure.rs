@@ -15,6 +15,15 @@ pub fn pss_kib(pid: i32) -> io::Result<u64> {
     number(&fields, "Pss")
 }
 
+/// KiB that would be free if a process were gone: its private pages, clean and dirty.
+///
+/// # Errors
+/// When it is gone, or somebody else's.
+pub fn private_kib(pid: i32) -> io::Result<u64> {
+    let fields = status_fields(Path::new(&format!("/proc/{pid}/smaps_rollup")))?;
+    Ok(number(&fields, "Private_Clean")? + number(&fields, "Private_Dirty")?)
+}
+
 /// How often the threads of a process have been put on a processor again after waiting: any
 /// wake-up of any of them counts.
 ///

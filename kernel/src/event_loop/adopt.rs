@@ -8,6 +8,7 @@ mod unresolved;
 
 use super::hands::{Child, Hands, HandsError, HeldSocket, end_of, position};
 use super::polled::{Pipes, Polled};
+use super::resting::Resting;
 use crate::crash::{crash_point, resume_stage};
 use crate::entry::Spawned;
 use crate::guard::client::GuardLink;
@@ -150,6 +151,7 @@ pub(super) fn adopt(
         newly_attached: Vec::new(),
         has_store: store::count_max() != 0,
         unpolled: Vec::new(),
+        resting: Resting::default(),
     };
     let mut adoption = Adoption {
         state: State::new(about),
@@ -469,7 +471,7 @@ impl Hands {
             ring,
             pid,
             dropped_told: Dropped::default(),
-            wide: [false; 2],
+            flows: Default::default(),
         };
         let asked_bytes = spawned.buffer_bytes;
         let captured = RingSize::holding(asked_bytes);

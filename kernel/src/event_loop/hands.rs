@@ -4,6 +4,7 @@
 
 use super::adopt::Unresolved;
 use super::polled::{Pipes, Polled};
+use super::resting::Resting;
 use crate::crash::crash_point;
 use crate::entry::{self, Entry};
 use crate::guard::client::GuardLink;
@@ -26,6 +27,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
+use std::time::Instant;
 
 /// Size of the pipe of a child that floods.
 const WIDE_PIPE_BYTES: i32 = 256 << 10;
@@ -42,8 +44,28 @@ pub(super) struct Child {
     pub(super) pid: i32,
     /// What the state knows of records that the ring has dropped.
     pub(super) dropped_told: Dropped,
-    /// Streams whose pipes were made wider.
-    pub(super) wide: [bool; 2],
+    /// How it writes, by stream.
+    pub(super) flows: [Flow; 2],
+}
+
+/// How a stream of a child comes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Flow {
+    /// The last time at which its pipe was empty or began to be looked at again.
+    pub(super) free_since: Option<Instant>,
+    width: Width,
+}
+
+/// Of a pipe.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Width {
+    /// What Linux gives.
+    #[default]
+    Usual,
+    /// Made wider.
+    Wide,
+    /// It could not be made wider.
+    Refused,
 }
 
 impl Child {
@@ -56,16 +78,25 @@ impl Child {
 
     /// Gives a child that filled its pipe a wider one, so that it is not put to sleep and woken for
     /// each 64 KiB. The memory for it is used only while bytes are in it. Without the right to,
-    /// or beyond the user's share of such memory, it stays as it is.
-    pub(super) fn widen(&mut self, stream: Stream) {
-        let done = match stream {
-            Stream::Stdout => &mut self.wide[0],
-            Stream::Stderr => &mut self.wide[1],
-        };
-        if !std::mem::replace(done, true)
+    /// or beyond the user's share of such memory, it stays as it is. Whether it is wide.
+    pub(super) fn widen(&mut self, stream: Stream) -> bool {
+        if self.flow_mut(stream).width == Width::Usual
             && let Some(pipe) = self.pipe(stream)
         {
-            let _ = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(WIDE_PIPE_BYTES));
+            let width = match fcntl(pipe, FcntlArg::F_SETPIPE_SZ(WIDE_PIPE_BYTES)) {
+                Ok(_) => Width::Wide,
+                Err(_) => Width::Refused,
+            };
+            self.flow_mut(stream).width = width;
+        }
+        self.flow_mut(stream).width == Width::Wide
+    }
+
+    pub(super) fn flow_mut(&mut self, stream: Stream) -> &mut Flow {
+        let [stdout, stderr] = &mut self.flows;
+        match stream {
+            Stream::Stdout => stdout,
+            Stream::Stderr => stderr,
         }
     }
 
@@ -107,6 +138,8 @@ pub(super) struct Hands {
     pub(super) has_store: bool,
     /// Children whose pipes could not be polled or read when they came: to be tried again.
     pub(super) unpolled: Vec<ProcessId>,
+    /// Pipes that are not looked at for a moment.
+    pub(super) resting: Resting,
 }
 
 /// Somebody without a slot that has ended and is reaped.

@@ -15,6 +15,7 @@ mod listeners;
 mod passing;
 mod polled;
 mod reading;
+mod resting;
 mod sessions;
 #[cfg(test)]
 mod simulation;
@@ -267,10 +268,11 @@ impl Kernel {
             .is_some_and(|deadline| deadline <= self.now().monotonic_ns)
     }
 
-    /// What is due first: something of the state's, or the end of a candidate's time.
+    /// What is due first: something of the state's, the end of a candidate's time, or that of a pipe's rest.
     fn deadline_ns(&self) -> Option<u64> {
-        let rehearsal = self.rehearsal_deadline().map(|at| self.clock_ns(at));
-        self.state.deadline_ns().into_iter().chain(rehearsal).min()
+        let others = [self.rehearsal_deadline(), self.hands.rest_ends()];
+        let others = others.into_iter().flatten().map(|at| self.clock_ns(at));
+        self.state.deadline_ns().into_iter().chain(others).min()
     }
 
     fn clock_ns(&self, at: Instant) -> u64 {
@@ -310,6 +312,7 @@ impl Kernel {
             self.take_requests(session);
         }
         if self.is_due() {
+            self.hands.end_rests();
             self.drive(Input::TimeReached);
             self.look_at_rehearsal();
         }

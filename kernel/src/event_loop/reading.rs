@@ -117,6 +117,7 @@ impl Hands {
                 if header.length as usize >= RECORD_DATA_BYTES_MAX {
                     child.widen(stream);
                 }
+                self.rest_after(process, stream, header.length);
                 self.record_outcome(process)?
             }
             Ok(CellOutcome::EndOfFile) => {

@@ -102,7 +102,7 @@ impl Hands {
                 ring,
                 pid: started.pid,
                 dropped_told: Dropped::default(),
-                wide: [false; 2],
+                flows: Default::default(),
             },
             Err(error) => {
                 self.undo_spawn(state, process, slot);

@@ -305,6 +305,8 @@ impl Kernel {
         if crate::sys::simulated::with(|_| ()).is_some() {
             return None;
         }
+        // Nobody there would know that they rest.
+        self.hands.end_all_rests();
         let hands = &self.hands;
         let is_known = hands.unresolved.is_empty()
             && hands.unpolled.is_empty()

@@ -12,7 +12,8 @@ use super::worker::{Child, Drained, Stop};
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Children {
-    all: BTreeMap<ProcessId, Child>,
+    /// Boxed, as a map that grows at its end leaves almost half of its room empty: 0.2 KB for each process.
+    all: BTreeMap<ProcessId, Box<Child>>,
     stopping: usize,
     /// Those that are ready and were not asked to stop.
     ready: usize,
@@ -27,11 +28,11 @@ impl Children {
         self.ready += usize::from(counts_as_ready(&child));
         self.timers
             .extend(timers(&child).into_iter().flatten().map(|at| (at, id)));
-        self.all.insert(id, child);
+        self.all.insert(id, Box::new(child));
     }
 
     pub(super) fn remove(&mut self, id: ProcessId) -> Option<Child> {
-        let child = self.all.remove(&id)?;
+        let child = *self.all.remove(&id)?;
         self.stopping -= usize::from(child.stop.is_some());
         self.ready -= usize::from(counts_as_ready(&child));
         for at in timers(&child).into_iter().flatten() {
@@ -129,28 +130,29 @@ impl Children {
     }
 
     pub(super) fn get(&self, id: ProcessId) -> Option<&Child> {
-        self.all.get(&id)
+        self.all.get(&id).map(Box::as_ref)
     }
 
     /// From the oldest to the newest, as the kernel's numbers grow.
     pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = (ProcessId, &Child)> {
-        self.all.iter().map(|(id, child)| (*id, child))
+        self.all.iter().map(|(id, child)| (*id, child.as_ref()))
     }
 
     /// Those up to a number.
     pub(super) fn through(&self, id: ProcessId) -> impl Iterator<Item = (ProcessId, &Child)> {
-        self.all.range(..=id).map(|(id, child)| (*id, child))
+        let range = self.all.range(..=id);
+        range.map(|(id, child)| (*id, child.as_ref()))
     }
 
     /// Those after a number.
     pub(super) fn after(&self, id: ProcessId) -> impl Iterator<Item = &Child> {
         self.all
             .range(ProcessId(id.0.saturating_add(1))..)
-            .map(|(_, child)| child)
+            .map(|(_, child)| child.as_ref())
     }
 
     pub(super) fn values(&self) -> impl Iterator<Item = &Child> {
-        self.all.values()
+        self.all.values().map(Box::as_ref)
     }
 
     pub(super) fn oldest(&self) -> Option<ProcessId> {

@@ -20,6 +20,9 @@ use super::sockets::Sockets;
 use crate::command::{Answer, Refusal, RefusalKind, Response, WatcherOutcome};
 use crate::config::model::Flapping;
 
+/// Actions for which an empty outbox keeps room.
+const OUTBOX_KEPT: usize = 256;
+
 /// The connection to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Link {
@@ -192,7 +195,12 @@ impl Context {
     }
 
     pub(super) fn pop(&mut self) -> Option<Action> {
-        self.outbox.pop_front()
+        let action = self.outbox.pop_front();
+        if self.outbox.is_empty() && self.outbox.capacity() > OUTBOX_KEPT {
+            // Room for a thousand spawns at once is not needed again soon.
+            self.outbox = VecDeque::new();
+        }
+        action
     }
 
     pub(super) fn log(&mut self, level: Level, text: String) {

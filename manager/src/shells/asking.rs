@@ -16,6 +16,7 @@ use tokio::task::spawn_blocking;
 
 use super::circus::statistics_for_hooks;
 use super::hooks::statistics::Extender;
+use super::known::{Changing, Known};
 use super::processes::{self, Sampler};
 use crate::command::{
     Answer, Command, ManagerStatistics, Refusal, RefusalKind, Response, SignalRequest,
@@ -33,6 +34,8 @@ pub struct CommandRequest {
     pub command: Command,
     /// Who waits for the answer. Dropped without one when the manager ends first.
     pub reply: oneshot::Sender<Response>,
+    /// Dropped once the engine has the command, if that may change anything.
+    pub changing: Option<Changing>,
 }
 
 /// See the module.
@@ -42,6 +45,7 @@ pub struct Asker {
     kernel_socket: PathBuf,
     sampler: Arc<Mutex<Sampler>>,
     extender: Option<Extender>,
+    known: Known,
 }
 
 impl Asker {
@@ -53,7 +57,14 @@ impl Asker {
             kernel_socket,
             sampler: Arc::default(),
             extender: None,
+            known: Known::default(),
         }
+    }
+
+    /// What can be answered without asking. Whoever gives the engine its inputs has to tell it.
+    #[must_use]
+    pub const fn known(&self) -> &Known {
+        &self.known
     }
 
     /// Lets the hooks `extended_stats` add to statistics.
@@ -86,7 +97,12 @@ impl Asker {
 
     async fn ask_engine(&self, command: Command) -> Response {
         let (reply, answer) = oneshot::channel();
-        let request = CommandRequest { command, reply };
+        let only_looks = matches!(command, Command::States(_));
+        let request = CommandRequest {
+            command,
+            reply,
+            changing: (!only_looks).then(|| self.known.changing()),
+        };
         self.commands.send(request).await.map_err(|_| leaving())?;
         answer.await.map_err(|_| leaving())?
     }

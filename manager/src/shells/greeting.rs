@@ -23,6 +23,9 @@ pub struct Greeting {
     namespace: String,
     adopted: usize,
     started: usize,
+    /// Spawns that were asked for and not answered. While there are any nothing has settled, and asking how
+    /// things are after each of ten thousand would take ten thousand looks at ten thousand processes.
+    outstanding: usize,
 }
 
 impl Greeting {
@@ -35,7 +38,13 @@ impl Greeting {
             namespace: namespace.to_owned(),
             adopted: 0,
             started: 0,
+            outstanding: 0,
         }
+    }
+
+    /// A spawn is asked for.
+    pub fn note_spawn(&mut self) {
+        self.outstanding += 1;
     }
 
     /// The engine is told something.
@@ -54,18 +63,24 @@ impl Greeting {
                 self.adopted = running.filter(|process| ours(&process.labels)).count();
                 self.stage = Stage::Curious;
             }
+            Input::KernelLost => self.outstanding = 0,
             Input::Spawned { .. } => {
                 self.started += 1;
+                self.outstanding = self.outstanding.saturating_sub(1);
                 self.stage = Stage::Curious;
             }
-            Input::SpawnFailed { .. } | Input::ProcessEnded { .. } => self.stage = Stage::Curious,
+            Input::SpawnFailed { .. } => {
+                self.outstanding = self.outstanding.saturating_sub(1);
+                self.stage = Stage::Curious;
+            }
+            Input::ProcessEnded { .. } => self.stage = Stage::Curious,
             _ => {}
         }
     }
 
     /// What it wants to know from the engine now.
     pub fn poll_question(&mut self) -> Option<Command> {
-        if self.stage != Stage::Curious {
+        if self.stage != Stage::Curious || self.outstanding > 0 {
             return None;
         }
         self.stage = Stage::Waiting;
@@ -125,6 +140,23 @@ mod tests {
             sockets,
             foreign_processes: 0,
         }))
+    }
+
+    #[test]
+    fn nothing_is_asked_while_spawns_are_outstanding() {
+        let mut greeting = Greeting::new("x", Instant::now());
+        (0..3).for_each(|_| greeting.note_spawn());
+        for _ in 0..2 {
+            greeting.note_input(&spawned());
+            assert_eq!(greeting.poll_question(), None);
+        }
+        greeting.note_input(&spawned());
+        assert!(greeting.poll_question().is_some());
+        // What a lost kernel owes is asked for anew.
+        greeting.note_spawn();
+        greeting.note_input(&Input::KernelLost);
+        greeting.note_input(&spawned());
+        assert!(greeting.poll_question().is_some());
     }
 
     #[test]

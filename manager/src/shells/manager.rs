@@ -26,6 +26,7 @@ use super::greeting::Greeting;
 use super::hearing::Hearing;
 use super::hooks::{HookNews, HookRunner};
 use super::kernel_report::resident_kib;
+use super::known::Known;
 use super::launch::{Circumstances, PrepareError, needs_lookup, process_spec, socket_spec};
 use super::link::{Holder, KernelLink, LinkEvent};
 use super::listeners::{Handing, Listeners};
@@ -41,6 +42,7 @@ use crate::crash::crash_point;
 use crate::engine::{
     Action, CommandId, Engine, Event, EventAction, Input, Outcome, SpawnErrorKind, SpawnRequest,
 };
+use crate::sys::give_memory_back;
 
 /// How long commands wait for the first connection to the kernel. A manager that has just begun
 /// knows nothing yet, and would have to say that nothing runs.
@@ -107,6 +109,8 @@ pub struct Manager {
     pub configuration: watch::Sender<Arc<Configuration>>,
     /// What happens is told here.
     pub events: Events,
+    /// Told of everything that the engine hears.
+    pub known: Known,
     /// Marks our children among all that the kernel holds.
     pub namespace: String,
     /// What Ctrl-C means.
@@ -205,6 +209,7 @@ impl Manager {
                 }
                 Some(request) = commands.recv(), if running.listens() => {
                     running.ask(request.command, Some(request.reply));
+                    drop(request.changing);
                 }
                 () = at(running.deaf_until), if running.deaf_until.is_some() => {
                     running.deaf_until = None;
@@ -239,7 +244,10 @@ impl Manager {
                 _ = &mut served, if answers_until.is_some() => running.leave_for_upgrade(),
                 () = at(answers_until), if answers_until.is_some() => running.leave_for_upgrade(),
                 () = at(hear_again) => running.hearing.retry(&mut running.manager.link),
-                () = at(deadline) => running.manager.engine.handle_deadline(clock::now()),
+                () = at(deadline) => {
+                    running.manager.known.happened();
+                    running.manager.engine.handle_deadline(clock::now());
+                }
             }
         }
     }
@@ -277,6 +285,16 @@ impl Running {
     }
 
     fn input(&mut self, input: Input) {
+        let only_looks = matches!(
+            &input,
+            Input::CommandReceived {
+                request: Command::States(_),
+                ..
+            }
+        );
+        if !only_looks {
+            self.manager.known.happened();
+        }
         self.manager.engine.handle_input(input, clock::now());
     }
 
@@ -430,6 +448,7 @@ impl Running {
             }
             if let Some(text) = self.manager.greeting.handle_answer(answer.try_recv().ok()) {
                 self.manager.log.info(text);
+                give_memory_back();
             }
         }
         crash_point("engine: before it is asked for");
@@ -455,7 +474,10 @@ impl Running {
             Action::MakeSocket { socket } => self.find_socket(socket),
             Action::AwaitConnections { sockets } => self.await_connections(sockets),
             Action::CloseSocket { kernel_name } => self.manager.link.close_socket(kernel_name),
-            Action::Spawn(request) => self.spawn(request),
+            Action::Spawn(request) => {
+                self.manager.greeting.note_spawn();
+                self.spawn(request);
+            }
             Action::Signal {
                 process,
                 signal,

@@ -14,6 +14,7 @@ pub mod hearing;
 pub mod history;
 pub mod hooks;
 pub mod kernel_report;
+pub mod known;
 pub mod launch;
 pub mod link;
 pub mod listeners;

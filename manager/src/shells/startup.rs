@@ -218,8 +218,10 @@ async fn serve(
     let (asked_upgrades, upgrades) = mpsc::channel(1);
     let (stay, staying) = watch::channel(Stay::Yes);
     let extender = Extender::start(current.clone(), around.clone(), log.clone());
+    let asker = Asker::new(commands, about.kernel_socket.clone()).with_extender(extender);
+    let known = asker.known().clone();
     let control = Control {
-        asker: Asker::new(commands, about.kernel_socket.clone()).with_extender(extender),
+        asker,
         history,
         events: events.clone(),
         configuration: current,
@@ -289,6 +291,7 @@ async fn serve(
     });
     let greeting = Greeting::new(NAMESPACE, since);
     let manager = Manager {
+        known,
         engine,
         link,
         output,

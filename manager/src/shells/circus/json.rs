@@ -3,6 +3,7 @@
 //! look for words in the output of `circusctl --json` do.
 
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 use serde_json::Value;
@@ -16,6 +17,8 @@ pub(super) enum Tree {
     Value(Value),
     /// Text of JSON that is repeated as it came.
     Raw(Box<RawValue>),
+    /// The same, made once for many.
+    Shared(Arc<RawValue>),
     /// An object.
     Object(Vec<(String, Tree)>),
     /// A list.
@@ -28,11 +31,20 @@ impl<T: Into<Value>> From<T> for Tree {
     }
 }
 
+impl Tree {
+    /// Its text, to be used again and again.
+    pub(super) fn to_raw(&self) -> Option<Arc<RawValue>> {
+        let text = String::from_utf8(to_bytes(self)).ok()?;
+        RawValue::from_string(text).ok().map(Arc::from)
+    }
+}
+
 impl Serialize for Tree {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Value(value) => value.serialize(serializer),
             Self::Raw(raw) => raw.serialize(serializer),
+            Self::Shared(raw) => raw.serialize(serializer),
             Self::Object(fields) => {
                 let mut map = serializer.serialize_map(Some(fields.len()))?;
                 for (key, value) in fields {

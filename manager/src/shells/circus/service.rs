@@ -1,6 +1,6 @@
 //! The control endpoint: one reply to each request, none to a cast.
 
-use std::future::{Future, poll_fn, ready};
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -13,7 +13,7 @@ use super::translate::answer;
 use crate::config::model::Configuration;
 use crate::shells::asking::Asker;
 use crate::shells::zmtp::message::Parts;
-use crate::shells::zmtp::router::{Pending, Service, Turn};
+use crate::shells::zmtp::router::{Begun, Pending, Service, Turn};
 
 /// Answers requests of Circus's clients.
 #[derive(Clone, Debug)]
@@ -25,10 +25,12 @@ pub struct CircusService {
 }
 
 impl Service for CircusService {
-    async fn begin(&self, mut message: Parts) -> Option<Pending> {
+    async fn begin(&self, mut message: Parts) -> Begun {
         // What stands before the body (the empty part of a REQ socket, the route through a proxy)
         // goes back as it came. Circus drops such messages.
-        let body = message.pop()?;
+        let Some(body) = message.pop() else {
+            return Begun::NoReply;
+        };
         let (envelope, request) = request::read(&body);
         // What takes its time lets others pass, if its reply can be told from theirs.
         let turn = match (&envelope.id, &request) {
@@ -56,14 +58,11 @@ impl Service for CircusService {
 async fn begin_now(
     turn: Turn,
     mut reply: Pin<Box<dyn Future<Output = Option<Parts>> + Send>>,
-) -> Option<Pending> {
+) -> Begun {
     let first = poll_fn(|cx| Poll::Ready(reply.as_mut().poll(cx))).await;
     match first {
-        Poll::Pending => Some(Pending { turn, reply }),
-        Poll::Ready(None) => None,
-        Poll::Ready(parts) => Some(Pending {
-            turn,
-            reply: Box::pin(ready(parts)),
-        }),
+        Poll::Pending => Begun::Later(Pending { turn, reply }),
+        Poll::Ready(None) => Begun::NoReply,
+        Poll::Ready(Some(parts)) => Begun::Ready(turn, parts),
     }
 }

@@ -133,6 +133,12 @@ async fn list(properties: &Properties, asker: &Asker) -> Outcome {
 
 async fn status(properties: &Properties, asker: &Asker) -> Outcome {
     let name = properties.text("name")?;
+    if name.is_none()
+        && let Some(text) = asker.known().states()
+    {
+        return Ok(Fields::none().and_tree("statuses", Tree::Shared(text)));
+    }
+    let asked = asker.known().now();
     let selection = name.map_or_else(Selection::default, Selection::one);
     let answer = asker.ask(Command::States(selection)).await;
     let watchers = match answer.map_err(about(name.unwrap_or_default()))? {
@@ -145,7 +151,11 @@ async fn status(properties: &Properties, asker: &Asker) -> Outcome {
         (None, _) => {
             let states = watchers.into_iter();
             let states = states.map(|(name, state)| (name, state.name().into()));
-            Ok(Fields::none().and_tree("statuses", Tree::Object(states.collect())))
+            let statuses = Tree::Object(states.collect());
+            if let Some(text) = statuses.to_raw() {
+                asker.known().keep_states(asked, text);
+            }
+            Ok(Fields::none().and_tree("statuses", statuses))
         }
     }
 }

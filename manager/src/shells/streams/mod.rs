@@ -39,7 +39,7 @@ use kingpole_protocol::{Fence, ProcessId, Sequence};
 use lock::StreamsLock;
 use nix::poll::PollTimeout;
 use session::{Notice, Session};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -55,6 +55,14 @@ const CREDIT_BYTES: u64 = 1 << 20;
 
 /// Notices are taken in portions of so many bytes, one batch, so that files are written in between.
 const PORTION_BYTES: u64 = 256 << 10;
+
+/// Output that comes bit by bit is gathered for so long after the last bit, and stored in one batch: with 40 children that write a
+/// line each every 10 ms a batch has 20 lines instead of one, and costs one message to the kernel and one write. The
+/// first bit after a silence is stored at once.
+const GATHER: Duration = Duration::from_millis(5);
+
+/// Whoever sends more at a time floods, and waiting would only keep it from going on.
+const GATHERED_BYTES: u64 = 32 << 10;
 
 /// When the engine has certainly attached whatever it will of an older manager's children.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -231,6 +239,22 @@ struct Work {
     /// Credit that was used and not yet given again.
     owed: BTreeMap<ProcessId, u64>,
     settles: Option<Instant>,
+    /// What came since it was last waited for.
+    taken: u64,
+    /// When it was last looked at, if that was a little.
+    gathers: Option<Instant>,
+}
+
+impl Work {
+    /// Until when what comes next is left alone.
+    fn gathers_until(&mut self) -> Option<Instant> {
+        let taken = std::mem::take(&mut self.taken);
+        if taken > 0 {
+            self.gathers = (taken < GATHERED_BYTES).then(Instant::now);
+        }
+        let until = self.gathers? + GATHER;
+        (until > Instant::now()).then_some(until)
+    }
 }
 
 impl Worker {
@@ -407,6 +431,8 @@ impl Worker {
             writer,
             owed: BTreeMap::new(),
             settles,
+            taken: 0,
+            gathers: None,
         };
         self.attach_known(&mut work, &alive);
         loop {
@@ -438,7 +464,15 @@ impl Worker {
             let deadline = work.writer.poll_deadline();
             let deadline = deadline.map(|at| self.begun + Duration::from_nanos(at));
             let deadline = deadline.into_iter().chain(work.settles).chain(tended).min();
-            self.wait(Some(&work.session), deadline);
+            match work.gathers_until() {
+                Some(until) => {
+                    let until = deadline.map_or(until, |deadline| deadline.min(until));
+                    self.wait(None, Some(until));
+                }
+                None => {
+                    self.wait(Some(&work.session), deadline);
+                }
+            }
         }
     }
 
@@ -463,6 +497,7 @@ impl Worker {
             }
         }
         work.session.also_commit(self.awaited.take_changes());
+        work.taken += taken;
         let now = self.now();
         let turn = work
             .writer
@@ -489,12 +524,9 @@ impl Worker {
     }
 
     fn attach_known(&mut self, work: &mut Work, alive: &[Alive]) {
-        let gone: Vec<ProcessId> = self
-            .attachments
-            .keys()
-            .filter(|process| !alive.iter().any(|alive| alive.child.process == **process))
-            .copied()
-            .collect();
+        let alive: BTreeSet<ProcessId> = alive.iter().map(|alive| alive.child.process).collect();
+        let known = self.attachments.keys().copied();
+        let gone: Vec<ProcessId> = known.filter(|process| !alive.contains(process)).collect();
         for process in gone {
             self.forget(process);
         }

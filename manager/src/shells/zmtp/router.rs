@@ -5,11 +5,12 @@
 //! ready, except that those of [`Turn::InOrder`] never overtake each other.
 
 use std::collections::VecDeque;
-use std::future::{Future, pending};
+use std::future::{Future, pending, poll_fn, ready};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -45,12 +46,22 @@ pub struct Pending {
     pub reply: Making,
 }
 
+/// What becomes of a message.
+pub enum Begun {
+    /// It gets no reply.
+    NoReply,
+    /// The reply is there already.
+    Ready(Turn, Parts),
+    /// The reply takes its time.
+    Later(Pending),
+}
+
 /// Whoever answers requests.
 pub trait Service: Clone + Send + Sync + 'static {
-    /// Begins to answer a message. Nothing for one that gets no reply. The next message of the same
-    /// connection is not looked at before this is done, so that what they ask for begins in their
-    /// order; work that takes time belongs into the reply.
-    fn begin(&self, message: Parts) -> impl Future<Output = Option<Pending>> + Send;
+    /// Begins to answer a message. The next message of the same connection is not looked at before
+    /// this is done, so that what they ask for begins in their order; work that takes time belongs
+    /// into the reply.
+    fn begin(&self, message: Parts) -> impl Future<Output = Begun> + Send;
 }
 
 /// Serves until the manager leaves.
@@ -114,6 +125,15 @@ enum Ended {
     Left,
     /// For the log.
     Misbehaved(String),
+}
+
+/// What the peer's socket took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Written {
+    Nothing,
+    Something,
+    /// The peer is gone.
+    Gone,
 }
 
 /// A reply that is being made.
@@ -224,24 +244,55 @@ impl<S: Service> Visit<S> {
             if let Err(reason) = self.hear().await {
                 return self.dismiss(reason).await;
             }
+            match self.write_at_once().await {
+                Written::Nothing => {}
+                Written::Something if self.connection.is_open() => deadline = None,
+                Written::Something => {}
+                Written::Gone => return Ended::Left,
+            }
         }
     }
 
-    /// Begins what has been asked for, as far as there is room.
+    /// Begins what has been asked for, as far as there is room. Replies that are there already pile up and go out
+    /// in one write.
     async fn hear(&mut self) -> Result<(), String> {
-        while self.unfinished() < REQUESTS_AT_ONCE_MAX {
+        while self.unfinished() < REQUESTS_AT_ONCE_MAX
+            && self.connection.output.len() < REPLIES_BYTES_HIGH
+        {
             match self.connection.poll_event() {
-                Ok(Some(Event::Message(message))) => {
-                    if let Some(pending) = self.service.begin(message).await {
-                        self.work_on(pending);
+                Ok(Some(Event::Message(message))) => match self.service.begin(message).await {
+                    Begun::NoReply => {}
+                    Begun::Ready(Turn::InOrder, parts) if !self.line.is_empty() => {
+                        self.line.push_back(Box::pin(ready(Some(parts))));
                     }
-                }
+                    Begun::Ready(_, parts) => {
+                        write_message(&parts, &mut self.connection.output);
+                    }
+                    Begun::Later(pending) => self.work_on(pending),
+                },
                 Ok(Some(Event::Ready { .. } | Event::Subscribe(_) | Event::Cancel(_))) => {}
                 Ok(None) => return Ok(()),
                 Err(violation) => return Err(violation.to_string()),
             }
         }
         Ok(())
+    }
+
+    /// Writes what the socket takes without waiting: a reply that was ready costs no turn of the loop with its timers.
+    async fn write_at_once(&mut self) -> Written {
+        if self.connection.output.is_empty() {
+            return Written::Nothing;
+        }
+        let (writer, output) = (&mut self.writer, &self.connection.output);
+        let written = poll_fn(|cx| Poll::Ready(Pin::new(&mut *writer).poll_write(cx, output)));
+        match written.await {
+            Poll::Ready(Ok(0) | Err(_)) => Written::Gone,
+            Poll::Ready(Ok(count)) => {
+                self.connection.output.drain(..count);
+                Written::Something
+            }
+            Poll::Pending => Written::Nothing,
+        }
     }
 
     fn unfinished(&self) -> usize {
