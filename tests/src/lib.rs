@@ -5,6 +5,7 @@
 //! started and nothing else. `docs/testing.md` says how a test is written with it.
 
 pub mod binaries;
+pub mod crash_table;
 pub mod http;
 pub mod kernel;
 pub mod lines;

@@ -1,16 +1,16 @@
 //! Promise: `kill -9` is harmless between any two steps. Kernel and guard kill themselves at named
 //! points; each row is one run of a load in which every byte, end, value and connection is verified.
 //!
-//! `docs/crash-points.md` is the table of the last run: `KINGPOLE_WRITE_DOCS=1` writes it.
+//! `docs/crash-points.md` has the table of the last run: `KINGPOLE_WRITE_DOCS=1` writes it.
 
 use kingpole_protocol::client::blocking::Client;
 use kingpole_protocol::record::Stream;
 use kingpole_protocol::status::EndStatus;
+use kingpole_tests::crash_table::{self, Section};
 use kingpole_tests::output::{Acknowledge, Follower};
 use kingpole_tests::storm::{Driver, Killer};
 use kingpole_tests::text::{Place, TextSession};
 use kingpole_tests::{Kernel, Puppet, Scratch, binaries, pattern, puppet, wait};
-use std::fmt::Write;
 use std::rc::Rc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -135,7 +135,7 @@ const ROWS: &[Row] = &[
 ];
 
 /// Runs one row; what was verified, and how many kernels it took.
-fn run(row: Row, program: &std::path::Path) -> String {
+fn run(row: Row, program: &std::path::Path) -> crash_table::Row {
     let scratch = Rc::new(Scratch::new());
     let mut command = Kernel::command_of(program, &scratch);
     let variable = match row.victim {
@@ -177,10 +177,11 @@ fn run(row: Row, program: &std::path::Path) -> String {
     let verified = driver.verified;
     assert!(verified.children > 2 && verified.connections > 0 && verified.values > 0);
     let children = verified.children;
-    format!(
-        "| {} | {} | {children} children exact, {} values, {} connections, {} kernels |\n",
-        row.points, row.victim, verified.values, verified.connections, status.epoch
-    )
+    let verified = format!(
+        "{children} children exact, {} values, {} connections, {} kernels",
+        verified.values, verified.connections, status.epoch
+    );
+    [row.points.to_owned(), row.victim.to_owned(), verified]
 }
 
 /// A child writes 1 MB into a buffer of 64 KiB: what is left is the end of it, behind one gap, and what is
@@ -250,42 +251,32 @@ fn end_under_the_guard(kernel: &Kernel, driver: &mut Driver<'_>) {
 fn a_kill_at_any_point_is_harmless() {
     let program = binaries::kernel_with_crash_points();
     let next = AtomicUsize::new(0);
-    let lines = Mutex::new(vec![String::new(); ROWS.len()]);
+    let done = Mutex::new(vec![None; ROWS.len()]);
     std::thread::scope(|scope| {
         for _ in 0..3 {
             scope.spawn(|| {
-                while let Some(row) = ROWS.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let index = ROWS
-                        .iter()
-                        .position(|other| other.points == row.points && other.victim == row.victim);
-                    let line = run(*row, program);
-                    print!("{line}");
-                    lines.lock().unwrap()[index.unwrap()] = line;
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(row) = ROWS.get(index) else { return };
+                    let row = run(*row, program);
+                    println!("{}", row.join(" | "));
+                    done.lock().unwrap()[index] = Some(row);
                 }
             });
         }
     });
-    let mut text = String::from(
-        "# Crash points\n\nWritten by the last run of `tests/tests/crash_points.rs`: kernel or guard \
-         kills itself at the point, and everything that a client then finds is compared with what \
-         must be there (bytes of both streams, ends, values, connections to a held socket; nothing \
-         started twice). `NAME#COUNT@EPOCH`: at the COUNTth pass, in the kernel of that epoch. Where \
-         nobody dies, Linux refuses that system call TIMES times (`NAME#COUNT*TIMES`).\n\n\
-         | point | who dies | verified |\n|---|---|---|\n",
-    );
-    for line in lines.lock().unwrap().iter() {
-        write!(text, "{line}").unwrap();
-    }
-    let path = binaries::workspace().join("docs/crash-points.md");
-    if std::env::var_os("KINGPOLE_WRITE_DOCS").is_some() {
-        std::fs::write(&path, &text).unwrap();
-    }
-    let documented = std::fs::read_to_string(path).unwrap();
-    for row in ROWS {
-        let cell = format!("| {} | {} |", row.points, row.victim);
-        assert!(
-            documented.contains(&cell),
-            "docs/crash-points.md has no row {cell}"
-        );
-    }
+    let rows = done.into_inner().unwrap().into_iter().flatten();
+    let rows = rows.collect::<Vec<_>>();
+    assert_eq!(rows.len(), ROWS.len());
+    SECTION.publish(&rows);
 }
+
+const SECTION: Section = Section {
+    title: "Kernel and guard",
+    introduction: "Kernel or guard kills itself at the point, and everything that a client then finds is \
+        compared with what must be there (bytes of both streams, ends, values, connections to a held \
+        socket; nothing started twice). `NAME#COUNT@EPOCH`: at the COUNTth pass, in the kernel of that \
+        epoch. Where nobody dies, Linux refuses that system call TIMES times (`NAME#COUNT*TIMES`). \
+        (`tests/tests/crash_points.rs`)",
+    columns: ["point", "who dies", "verified"],
+};

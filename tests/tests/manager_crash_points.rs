@@ -2,6 +2,7 @@
 //! while children write, logs are rotated and watchers are reloaded; each row is one run, after which
 //! the next manager has everything as it must be.
 
+use kingpole_tests::crash_table::{self, Section};
 use kingpole_tests::manager::{Manager, describe, kingpole};
 use kingpole_tests::puppet::{Stage, Strings};
 use kingpole_tests::rotated::content;
@@ -46,13 +47,24 @@ fn a_manager_killed_at_any_point_costs_no_line_and_no_process() {
     // A machine with little to do has a second processor for the other half.
     std::thread::scope(|scope| {
         let halves = ROWS.split_at(ROWS.len() / 2);
-        let other = scope.spawn(|| halves.1.iter().for_each(run));
-        halves.0.iter().for_each(run);
-        other.join().expect("the other half");
+        let all = |half: &[(&'static str, Load)]| half.iter().map(run).collect::<Vec<_>>();
+        let other = scope.spawn(move || all(halves.1));
+        let mut rows = all(halves.0);
+        rows.extend(other.join().expect("the other half"));
+        SECTION.publish(&rows);
     });
 }
 
-fn run(row: &(&str, Load)) {
+const SECTION: Section = Section {
+    title: "Manager",
+    introduction: "The manager kills itself at the point, at the COUNTth pass (`NAME#COUNT`), while a child \
+        writes numbered lines into a log that is rotated all the time; the next manager finds everything, \
+        and what is in the log is compared with what was written. (`tests/tests/manager_crash_points.rs`)",
+    columns: ["point", "meanwhile", "verified"],
+};
+
+/// Runs one row; what was verified.
+fn run(row: &(&'static str, Load)) -> crash_table::Row {
     let (point, load) = *row;
     eprintln!("{point}: {load:?}");
     let kernel = Kernel::start();
@@ -136,6 +148,13 @@ fn run(row: &(&str, Load)) {
             _ => Err(format!("{point}: {processes:?}")),
         }
     });
+    let meanwhile = match load {
+        Load::Writing => "a first start",
+        Load::Adopting => "taking over from another manager",
+        Load::Reloading => "a reload",
+    };
+    let verified = "every line once and in order across rotations; three processes, none twice";
+    [point, meanwhile, verified].map(str::to_owned)
 }
 
 fn begin_writing(stage: &Stage) -> (String, Strings) {
