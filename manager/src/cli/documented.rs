@@ -139,11 +139,12 @@ fn what_is_shown_is_understood() {
             return;
         }
         count += 1;
-        if let [_, verb] = &words[..] {
-            // Named, not shown.
-            if Cli::command().find_subcommand(verb).is_some() {
-                return;
-            }
+        // Named, not shown.
+        let named = words[1..].iter().try_fold(Cli::command(), |command, verb| {
+            command.find_subcommand(verb).cloned()
+        });
+        if named.is_some() {
+            return;
         }
         if let Err(error) = Cli::try_parse_from(&words) {
             let help = matches!(
