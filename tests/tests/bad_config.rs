@@ -76,6 +76,63 @@ fn a_working_directory_that_is_not_there_is_named() {
 }
 
 #[test]
+fn a_start_that_fails_names_the_line_of_what_is_wrong() {
+    let kernel = Kernel::start();
+    let scratch = Rc::clone(kernel.scratch());
+    // Watchers and the lines that are to be named; each begins at a line that is not.
+    let cases = [
+        (
+            "cmd",
+            "autostart = true\nmax_retry = 1\ncmd = /nowhere/at/all\n",
+            4,
+        ),
+        (
+            "dir",
+            "cmd = /bin/sleep 9\nmax_retry = 1\nworking_dir = /nowhere/dir\n",
+            8,
+        ),
+        (
+            "uid",
+            "max_retry = 1\nuid = nobody-here\ncmd = /bin/sleep 9\n",
+            11,
+        ),
+        (
+            "limit",
+            "max_retry = 1\ncmd = /bin/sleep 9\nrlimit_NOFILE = 999999999999\n",
+            16,
+        ),
+        (
+            "program",
+            "max_retry = 1\ncmd = /bin/sleep 9\nexecutable = /etc/passwd\n",
+            20,
+        ),
+    ];
+    let sections = cases.map(|(name, text, _)| format!("[watcher:{name}]\n{text}"));
+    let configuration = scratch.write("lines.ini", sections.concat());
+    let manager = Manager::start(&scratch, &configuration);
+    let reason_of = |name: &str, expected: &str| {
+        wait::until(&format!("{name} says {expected}"), || {
+            let found = watcher(&manager.status()?, name);
+            let reason = found["reason"].as_str().unwrap_or_default();
+            if found["state"] == "stopped" && reason.contains(expected) {
+                Ok(())
+            } else {
+                Err(found.to_string())
+            }
+        });
+    };
+    for (name, _, line) in cases {
+        reason_of(name, &format!("(line {line} of "));
+    }
+    // What no line says names none.
+    let set = manager::kingpole(&scratch, &["set", "dir", "working_dir=/nowhere/else"]);
+    assert!(set.status.success(), "{}", describe(&set));
+    let start = manager::kingpole(&scratch, &["start", "dir"]);
+    assert!(start.status.success(), "{}", describe(&start));
+    reason_of("dir", "(working_dir was changed at run time)");
+}
+
+#[test]
 fn a_port_in_use_is_said_and_taken_when_it_is_free() {
     let kernel = Kernel::start();
     let scratch = Rc::clone(kernel.scratch());

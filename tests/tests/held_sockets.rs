@@ -88,6 +88,42 @@ fn leaving_keeps_the_socket_and_quitting_does_not() {
 }
 
 #[test]
+fn endpoints_that_the_file_names_no_more_are_closed_by_the_next_manager() {
+    let kernel = Kernel::start();
+    let scratch = Rc::clone(kernel.scratch());
+    let configuration = scratch.join("stack.ini");
+    let control = scratch.join("control.sock");
+    let named = format!(
+        "[circus]\nendpoint = ipc://{}\nmetrics_endpoint = 127.0.0.1:0\n{STACK}",
+        control.display()
+    );
+    scratch.write("stack.ini", named);
+    let mut manager = Manager::start(&scratch, &configuration);
+    let held = || -> Vec<String> {
+        let sockets = kernel.client().sockets().unwrap();
+        sockets.into_iter().map(|it| it.spec.name).collect()
+    };
+    let all = ["kingpole.control", "kingpole.endpoint", "kingpole.metrics"];
+    let becomes = |wanted: &[&str]| {
+        wait::until(&format!("the kernel holds {wanted:?}"), || {
+            let held = held();
+            if held == wanted {
+                Ok(())
+            } else {
+                Err(held.join(", "))
+            }
+        });
+    };
+    becomes(&all);
+    manager.kill();
+    scratch.write("stack.ini", format!("[circus]\nendpoint = off\n{STACK}"));
+    assert_eq!(held(), all, "nobody is there to close them");
+    manager.replace();
+    becomes(&all[..1]);
+    assert!(!control.exists());
+}
+
+#[test]
 fn a_socket_whose_path_was_lost_is_made_again() {
     let kernel = Kernel::start();
     let scratch = Rc::clone(kernel.scratch());

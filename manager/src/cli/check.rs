@@ -9,6 +9,7 @@ use super::failure::Outcome;
 use super::{print, print_json};
 use crate::config::check::{check_report, render_check};
 use crate::config::load_file;
+use crate::shells::machine;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -20,7 +21,10 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Outcome {
-    let loaded = load_file(&arguments.file);
+    let loaded = load_file(&arguments.file).map(|mut configuration| {
+        configuration.warnings.extend(machine::look(&configuration));
+        configuration
+    });
     if arguments.json {
         print_json(&check_report(&loaded))?;
     } else {

@@ -20,6 +20,7 @@ use crate::config::model::Configuration;
 use crate::engine::{Level, Outcome as EngineOutcome};
 use crate::shells::log::{Decoration, Log, least_level};
 use crate::shells::manager::{Ended, OnInterrupt};
+use crate::shells::papa_endpoint;
 use crate::shells::startup::{self, Setup, Show};
 
 /// How long a kernel that was started may take to answer.
@@ -53,7 +54,10 @@ pub(super) fn run(arguments: Arguments, dir: &Path) -> Outcome {
     let socket = dir.join(KERNEL_SOCKET);
     let (welcome, found) = match greet(&socket) {
         Ok(welcome) => (welcome, "found"),
-        Err(error) if is_absent(&error) => (start_kernel(dir, &socket)?, "started"),
+        Err(error) if is_absent(&error) => {
+            let listen = papa_endpoint::wanted(&configuration.global);
+            (start_kernel(dir, &socket, listen)?, "started")
+        }
         Err(error) => return Err(unreachable_kernel(&socket, &error)),
     };
     log.info(format!(
@@ -164,7 +168,7 @@ fn is_absent(error: &ClientError) -> bool {
 
 /// Starts a kernel that is nobody's child but its own, so that neither Ctrl-C nor the end of this
 /// program reaches it.
-fn start_kernel(dir: &Path, socket: &Path) -> Result<Welcome, Failure> {
+fn start_kernel(dir: &Path, socket: &Path, listen: Option<Address>) -> Result<Welcome, Failure> {
     let program = kernel_program();
     let shown = program.display().to_string();
     let mut command = Command::new(&program);
@@ -173,6 +177,9 @@ fn start_kernel(dir: &Path, socket: &Path) -> Result<Welcome, Failure> {
         .arg("--runtime-dir")
         .arg(std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned()))
         .stdin(Stdio::null());
+    if let Some(address) = listen {
+        command.arg("--listen").arg(address.to_string());
+    }
     let output = command.output().map_err(|error| {
         let reason = crate::shells::link::describe(&error);
         Failure::failed(format!("cannot start a process kernel: {shown}: {reason}"))

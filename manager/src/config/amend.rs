@@ -168,8 +168,10 @@ pub fn amended(
         }
     }
     let amended = read(&base.name, &base.origin, &options, own)?;
+    let mut written_at = base.written_at.clone();
+    written_at.retain(|key, _| !changes.contains_key(key));
     Ok(WatcherConfig {
-        written_at: base.written_at.clone(),
+        written_at,
         ..amended
     })
 }
@@ -296,7 +298,9 @@ mod tests {
         assert!(refused(json!({"cmd": {}})).contains("'cmd' isn't a text"));
         let error = amended(&web(), &texts(json!({"priority": "high"}))).unwrap_err();
         assert!(
-            error.to_string().contains("priority is not an integer"),
+            error
+                .to_string()
+                .contains("priority is not an integer such as 5"),
             "{error}"
         );
         let error = amended(&web(), &texts(json!({"cmd": "'"}))).unwrap_err();

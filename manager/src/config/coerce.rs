@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::ini::strip;
 use super::limits;
+use super::model::LimitValue;
 
 /// `yes true on 1` or `no false off 0`, in any case.
 pub(super) fn boolean(text: &str) -> Option<bool> {
@@ -58,6 +59,21 @@ pub(super) fn size(text: &str) -> Option<u64> {
     };
     let number = u64::try_from(integer(number)?).ok()?;
     number.checked_mul(factor).filter(|bytes| *bytes > 0)
+}
+
+/// A resource limit. Nothing and -1 (what Python calls `RLIM_INFINITY`) are no limit, as in Circus; so are the words that
+/// shells and systemd have for it.
+pub(super) fn limit(text: &str) -> Option<LimitValue> {
+    let text = strip(text);
+    let words = ["", "-1", "unlimited", "infinity"];
+    if words.iter().any(|word| text.eq_ignore_ascii_case(word)) {
+        return Some(LimitValue::Infinity);
+    }
+    let number = plain_number(text)?.parse().ok()?;
+    Some(match number {
+        u64::MAX => LimitValue::Infinity,
+        number => LimitValue::Limit(number),
+    })
 }
 
 /// A mask in octal digits, as Python's `int(text, 8)` reads it.
@@ -137,6 +153,18 @@ mod tests {
         assert_eq!(size("7"), Some(7));
         for text in ["", "0", "-1M", "M", "1.5G", "99999999999G"] {
             assert_eq!(size(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn limits_are_numbers_or_none() {
+        for text in ["", "-1", " Unlimited ", "INFINITY", "18446744073709551615"] {
+            assert_eq!(limit(text), Some(LimitValue::Infinity), "{text}");
+        }
+        assert_eq!(limit("0"), Some(LimitValue::Limit(0)));
+        assert_eq!(limit("1_024"), Some(LimitValue::Limit(1024)));
+        for text in ["-2", "1.5", "none", "4k", "18446744073709551616"] {
+            assert_eq!(limit(text), None, "{text}");
         }
     }
 

@@ -171,7 +171,7 @@ impl SocketConfig {
             backlog: BACKLOG,
             interface: None,
             so_reuseport: false,
-            blocking: false,
+            blocking: None,
             use_papa: false,
             other: BTreeMap::new(),
         }

@@ -82,7 +82,7 @@ impl Difference {
 }
 
 /// Keys of `[circus]` that are applied while the manager runs.
-const AT_ONCE: [&str; 11] = [
+const AT_ONCE: [&str; 12] = [
     "check_delay",
     "warmup_delay",
     "umask",
@@ -94,6 +94,7 @@ const AT_ONCE: [&str; 11] = [
     "allow_remote",
     "allow_users",
     "statsd",
+    "fqdn_prefix",
 ];
 
 /// One line for each thing that changes.

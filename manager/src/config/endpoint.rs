@@ -1,7 +1,7 @@
 //! Endpoints as ZeroMQ writes them: `tcp://HOST:PORT`, `ipc://PATH`, and `off`.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddrV4};
 use std::path::PathBuf;
 
 /// Where clients of one kind are served.
@@ -31,6 +31,13 @@ pub enum Reach {
 
 /// What an endpoint must look like.
 pub const EXPECTED: &str = "tcp://HOST:PORT, ipc://PATH or off";
+
+/// Reads `udp://GROUP:PORT`, where clients look for managers.
+#[must_use]
+pub fn multicast_group(text: &str) -> Option<SocketAddrV4> {
+    let address: SocketAddrV4 = text.trim().strip_prefix("udp://")?.parse().ok()?;
+    address.ip().is_multicast().then_some(address)
+}
 
 impl Endpoint {
     /// Reads one.
@@ -124,5 +131,18 @@ mod tests {
         }
         let any = Endpoint::parse("tcp://127.0.0.1:*").unwrap();
         assert_eq!(any.to_string(), "tcp://127.0.0.1:0");
+    }
+
+    #[test]
+    fn only_multicast_groups_are_where_managers_are_looked_for() {
+        assert!(multicast_group("udp://237.219.251.97:12027").is_some());
+        for wrong in [
+            "udp://127.0.0.1:12027",
+            "tcp://237.219.251.97:1",
+            "udp://x:1",
+            "",
+        ] {
+            assert_eq!(multicast_group(wrong), None, "{wrong}");
+        }
     }
 }

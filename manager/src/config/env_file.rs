@@ -30,6 +30,9 @@ pub(super) fn read_all(
         let outcome = match files.read(&name) {
             Ok(bytes) => parse(&bytes),
             Err(error) if optional && error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Err("is not there; write - before it if it may be missing".to_owned())
+            }
             Err(error) => Err(format!("cannot be read: {error}")),
         };
         match outcome {

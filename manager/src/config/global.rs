@@ -8,8 +8,10 @@ use std::time::Duration;
 use super::coerce;
 use super::document::{Document, Section};
 use super::endpoint::{self, Endpoint, Reach};
+use super::ini::quoted;
 use super::keys;
 use super::model::{GlobalSettings, Location, LogLevel};
+use super::papa_endpoint;
 use super::section::{Findings, Reader};
 use super::syslog::SyslogOutput;
 use super::variables::EnvironmentVariables;
@@ -58,7 +60,7 @@ pub(super) fn read(
         // An endpoint for statistics is of no use without them.
         statsd: reader.boolean("statsd", false) || stats_endpoint.is_some(),
         stats_endpoint,
-        multicast_endpoint: reader.some_text("multicast_endpoint"),
+        multicast_endpoint: multicast_endpoint(&mut reader),
         metrics_endpoint: reader.parsed(
             "metrics_endpoint",
             "a port of the loopback interface, such as 127.0.0.1:9187",
@@ -80,7 +82,7 @@ pub(super) fn read(
             .unwrap_or(defaults.httpd_port),
         debug: reader.boolean("debug", false),
         fqdn_prefix: reader.some_text("fqdn_prefix"),
-        papa_endpoint: reader.some_text("papa_endpoint"),
+        papa_endpoint: papa_endpoint(&mut reader),
         other: BTreeMap::new(),
     };
     reader.warn_unsupported(|key| match key {
@@ -120,6 +122,34 @@ fn endpoint(reader: &mut Reader<'_>, key: &str, allow_remote: bool) -> Option<St
         ),
     }
     Some(written.value)
+}
+
+/// The group as written.
+fn multicast_endpoint(reader: &mut Reader<'_>) -> Option<String> {
+    let text = reader.some_text("multicast_endpoint")?;
+    // For Circus this was no reason not to start.
+    if endpoint::multicast_group(&text).is_none()
+        && let Some(written) = reader.written("multicast_endpoint")
+    {
+        let problem = format!(
+            "is not udp://GROUP:PORT with a multicast address, such as udp://237.219.251.97:12027; \
+             nobody can discover the manager: {}",
+            quoted(&text)
+        );
+        reader.warn(written.entry, &problem);
+    }
+    Some(text)
+}
+
+/// The address as written, once it is clear that it is one.
+fn papa_endpoint(reader: &mut Reader<'_>) -> Option<String> {
+    let text = reader.some_text("papa_endpoint")?;
+    reader.parsed(
+        "papa_endpoint",
+        papa_endpoint::EXPECTED,
+        papa_endpoint::parse,
+    )?;
+    Some(text)
 }
 
 /// Other machines are not served: they have no user who could be looked up.

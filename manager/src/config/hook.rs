@@ -111,7 +111,8 @@ impl HookTarget {
     }
 }
 
-fn is_identifier(word: &str) -> bool {
+/// Whether Python takes it for a name.
+pub(super) fn is_identifier(word: &str) -> bool {
     let mut characters = word.chars();
     let first = characters.next();
     first.is_some_and(|it| it.is_alphabetic() || it == '_')

@@ -105,6 +105,7 @@ pub(super) fn interpret(
         check_sockets(watcher, &socket_names, findings);
     }
     depend::check(&watchers, findings);
+    plugin::check_watchers(&plugins, &watchers, document, findings);
     Configuration {
         path: PathBuf::new(),
         files: Vec::new(),

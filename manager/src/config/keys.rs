@@ -224,19 +224,17 @@ pub const CIRCUS: &[Key] = &[
         "debug output of plugins and statistics",
     ),
     ignored("debug_gc", "bool", "a debugging aid for Python's memory"),
-    not_yet(
+    key(
         "fqdn_prefix",
         "text",
         "",
-        "prefix of the manager's name in events",
-        "names carry no prefix",
+        "stands with an `@` before the host's name in what hooks see as `arbiter.fqdn`, as in Circus",
     ),
-    not_yet(
+    key(
         "papa_endpoint",
-        "`ipc:` or `tcp:`",
+        "`ipc:/PATH`, `tcp://127.0.0.1:PORT`",
         "",
-        "address of the process kernel",
-        "the kernel of the runtime directory is used",
+        "where the process kernel talks as Papa did: `kingpole run` starts it so; one that does not listen there gives a warning",
     ),
     ignored("stream_backend", "text", "Circus has ignored it since 2015"),
     ignored(
@@ -406,7 +404,7 @@ pub const WATCHER: &[Key] = &[
     ),
     key(
         "rlimit_*",
-        "int, empty for infinity",
+        "int, `unlimited`",
         "the kernel's",
         "resource limit, soft and hard",
     ),
@@ -666,12 +664,11 @@ pub const SOCKET: &[Key] = &[
         "SOCK_STREAM",
         "kind of socket",
     ),
-    not_yet(
+    key(
         "proto",
-        "name",
-        "",
-        "protocol",
-        "the usual one of the type is used",
+        "tcp udp ip",
+        "that of `type`",
+        "protocol; each type has one, and no other can be written",
     ),
     key(
         "backlog",
@@ -698,12 +695,11 @@ pub const SOCKET: &[Key] = &[
         "false",
         "a fresh socket for each process",
     ),
-    not_yet(
+    key(
         "blocking",
         "bool",
         "true",
-        "blocking for the children, as it was in Papa",
-        "it is blocking",
+        "whether processes wait in `accept`; false: the socket is non-blocking for all who have it",
     ),
     key(
         "use_papa",

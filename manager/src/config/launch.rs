@@ -135,6 +135,19 @@ pub enum LaunchError {
     },
 }
 
+impl LaunchError {
+    /// The watcher's option that it is about, where it is one.
+    #[must_use]
+    pub const fn option(&self) -> Option<&'static str> {
+        match self {
+            Self::Words { key, .. } => Some(key),
+            Self::NoCommand { .. } => Some("cmd"),
+            Self::NoSocket { .. } => Some("stdin_socket"),
+            Self::Nul { .. } => None,
+        }
+    }
+}
+
 /// Decides everything about process `worker_id` of a watcher. `ids` are those of the watcher's
 /// `uid` and `gid`, looked up.
 ///

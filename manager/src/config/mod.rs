@@ -29,6 +29,7 @@ pub mod limits;
 pub mod load;
 pub mod model;
 pub mod options;
+pub mod papa_endpoint;
 pub mod pattern;
 mod plugin;
 pub mod plugin_settings;

@@ -101,9 +101,9 @@ pub struct GlobalSettings {
     pub httpd_port: u16,
     /// Debugging output of plugins and statistics.
     pub debug: bool,
-    /// Prefix of the manager's identity in events.
+    /// What hooks see before the host's name as `arbiter.fqdn`.
     pub fqdn_prefix: Option<String>,
-    /// Address of the process kernel: `ipc:/PATH`, `tcp://HOST:PORT` (Circus up to 0.17).
+    /// Where the process kernel listens: `ipc:/PATH`, `tcp://HOST:PORT` (Circus up to 0.17); checked.
     pub papa_endpoint: Option<String>,
     /// Keys of the section that nobody knows, as written.
     pub other: BTreeMap<String, String>,
@@ -351,6 +351,14 @@ impl WatcherConfig {
     #[must_use]
     pub fn hears_its_processes(&self) -> bool {
         self.ready.probe == Some(Probe::Notify) || self.watchdog.is_some()
+    }
+
+    /// Where the option is written in the file; limits are found in any case of letters.
+    #[must_use]
+    pub fn place_of(&self, option: &str) -> Option<&Location> {
+        let mut written = self.written_at.iter();
+        let (_, place) = written.find(|(key, _)| key.eq_ignore_ascii_case(option))?;
+        Some(place)
     }
 
     /// Name of its process `worker_id` in the kernel, as Circus named it in Papa.
@@ -648,7 +656,7 @@ pub struct SocketConfig {
     pub address: SocketAddress,
     /// What flows through it.
     pub kind: SocketKind,
-    /// Protocol name (getprotobyname), the kind's usual one when absent.
+    /// Protocol name as written; always that which the kind has anyway.
     pub proto: Option<String>,
     /// Length of the queue of connections.
     pub backlog: u32,
@@ -656,8 +664,9 @@ pub struct SocketConfig {
     pub interface: Option<String>,
     /// A fresh socket with SO_REUSEPORT for each process.
     pub so_reuseport: bool,
-    /// Whether it was asked to be blocking in the children, which it always is.
-    pub blocking: bool,
+    /// Whether it is blocking in the children, if that is written; it is made so otherwise, and stays as
+    /// programs leave it.
+    pub blocking: Option<Blocking>,
     /// Written in the file; every managed socket is held by the kernel anyway.
     pub use_papa: bool,
     /// Keys that nobody knows, as written.
@@ -704,6 +713,22 @@ pub enum IpVersion {
     V4,
     /// `AF_INET6`.
     V6,
+}
+
+/// Whether processes wait in accept(2) and the like, or are told at once that there is nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(into = "bool")]
+pub enum Blocking {
+    /// They wait.
+    Yes,
+    /// They do not: `O_NONBLOCK`.
+    No,
+}
+
+impl From<Blocking> for bool {
+    fn from(blocking: Blocking) -> Self {
+        blocking == Blocking::Yes
+    }
 }
 
 /// What flows through a socket.

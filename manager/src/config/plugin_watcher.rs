@@ -30,6 +30,18 @@ pub enum BuiltIn {
     CommandReloader,
 }
 
+/// The classes that [`built_in`] knows.
+pub(super) const BUILT_IN: [&str; 8] = [
+    "circus.plugins.flapping.Flapping",
+    "circus.plugins.statsd.StatsdEmitter",
+    "circus.plugins.statsd.FullStats",
+    "circus.plugins.redis_observer.RedisObserver",
+    "circus.plugins.http_observer.HttpObserver",
+    "circus.plugins.resource_watcher.ResourceWatcher",
+    "circus.plugins.watchdog.WatchDog",
+    "circus.plugins.command_reloader.CommandReloader",
+];
+
 /// What is built in under the name of a class of Circus's.
 #[must_use]
 pub fn built_in(class: &str) -> Option<BuiltIn> {

@@ -164,7 +164,7 @@ impl<'a> Reader<'a> {
 
     /// A whole number inside a range.
     pub(super) fn integer(&mut self, key: &str, range: RangeInclusive<i64>) -> Option<i64> {
-        let number = self.parsed(key, "an integer", coerce::integer)?;
+        let number = self.parsed(key, "an integer such as 5", coerce::integer)?;
         if range.contains(&number) {
             return Some(number);
         }
@@ -194,7 +194,8 @@ impl<'a> Reader<'a> {
 
     /// Seconds with a fraction.
     pub(super) fn seconds(&mut self, key: &str, default: Duration) -> Duration {
-        let Some(seconds) = self.parsed(key, "a number of seconds", coerce::float) else {
+        let Some(seconds) = self.parsed(key, "a number of seconds such as 2.5", coerce::float)
+        else {
             return default;
         };
         self.bounded(key, coerce::duration(seconds), default)

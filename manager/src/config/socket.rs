@@ -8,7 +8,7 @@ use super::defaults;
 use super::document::Section;
 use super::ini::quoted;
 use super::keys;
-use super::model::{IpVersion, SocketAddress, SocketConfig, SocketKind};
+use super::model::{Blocking, IpVersion, SocketAddress, SocketConfig, SocketKind};
 use super::section::{Findings, Reader};
 use super::variables::EnvironmentVariables;
 
@@ -73,22 +73,58 @@ pub(super) fn read(
     let mut socket = SocketConfig {
         address,
         kind,
-        proto: reader.some_text("proto"),
+        proto: proto(&mut reader, kind, is_unix),
         backlog,
         interface,
         so_reuseport,
-        blocking: reader.boolean("blocking", false),
+        blocking: blocking(&mut reader, so_reuseport && !is_unix),
         use_papa: reader.boolean("use_papa", false),
         other: BTreeMap::new(),
         ..base
     };
-    reader.warn_unsupported(|key| match key {
-        "blocking" => socket.blocking,
-        "proto" => socket.proto.is_none(),
-        _ => false,
-    });
+    reader.warn_unsupported(|_| false);
     socket.other = reader.unknown(|_| false);
     socket
+}
+
+/// Kernels make the usual protocol of a kind, and this is what nearly every file asks for that has this key.
+fn proto(reader: &mut Reader<'_>, kind: SocketKind, is_unix: bool) -> Option<String> {
+    let name = reader.some_text("proto")?;
+    let usual = match (is_unix, kind) {
+        (true, _) => None,
+        (false, SocketKind::Dgram) => Some("udp"),
+        (false, _) => Some("tcp"),
+    };
+    // Protocol 0, which stands for the usual one everywhere.
+    if name.eq_ignore_ascii_case("ip") || usual.is_some_and(|it| name.eq_ignore_ascii_case(it)) {
+        return Some(name);
+    }
+    let problem = match usual {
+        Some(usual) => format!(
+            "is {usual} for this type: {}; leave it out, or change type",
+            quoted(&name)
+        ),
+        None => "means nothing on a unix socket: leave it out".to_owned(),
+    };
+    if let Some(written) = reader.written("proto") {
+        reader.error(written.entry, &problem);
+    }
+    None
+}
+
+fn blocking(reader: &mut Reader<'_>, is_fresh: bool) -> Option<Blocking> {
+    let written = reader.written("blocking")?;
+    let blocking = match reader.boolean("blocking", true) {
+        true => Blocking::Yes,
+        false => Blocking::No,
+    };
+    if is_fresh && blocking == Blocking::No {
+        reader.warn(
+            written.entry,
+            "has no effect beside so_reuseport: the socket that each process gets is blocking",
+        );
+    }
+    Some(blocking)
 }
 
 fn address(reader: &mut Reader<'_>) -> SocketAddress {

@@ -120,7 +120,11 @@ impl Stream<'_, '_, '_> {
             },
             "SyslogStream" => {
                 let key = self.key("facility");
-                let facility = self.reader.parsed(&key, "a facility of syslog", facility);
+                let facility = self.reader.parsed(
+                    &key,
+                    "a facility of syslog such as daemon or local0",
+                    facility,
+                );
                 StreamConfig::Syslog {
                     address: self.address(defaults::SYSLOG_SOCKET),
                     facility: facility.unwrap_or(defaults::SYSLOG_FACILITY),

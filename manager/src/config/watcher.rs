@@ -84,7 +84,11 @@ pub(super) fn read(
         max_age_variance: reader.whole_seconds("max_age_variance", base.max_age_variance),
         graceful_timeout: reader.seconds("graceful_timeout", base.graceful_timeout),
         stop_signal: reader
-            .parsed("stop_signal", "a signal", SignalNumber::parse)
+            .parsed(
+                "stop_signal",
+                "a signal such as TERM, SIGINT or 15",
+                SignalNumber::parse,
+            )
             .unwrap_or(base.stop_signal),
         stop_children: reader.boolean("stop_children", false),
         send_hup: reader.boolean("send_hup", false),
@@ -315,23 +319,13 @@ fn rlimits(reader: &mut Reader<'_>) -> BTreeMap<Resource, LimitValue> {
             reader.error(written.entry, &problem);
             continue;
         };
-        let value = if written.value.is_empty() {
-            Some(LimitValue::Infinity)
-        } else {
-            match coerce::integer(&written.value) {
-                // What Python's resource module calls RLIM_INFINITY.
-                Some(-1) => Some(LimitValue::Infinity),
-                Some(value) => u64::try_from(value).ok().map(LimitValue::Limit),
-                None => None,
-            }
-        };
-        match value {
+        match coerce::limit(&written.value) {
             Some(value) => {
                 limits.insert(resource, value);
             }
             None => {
                 let value = quoted(&written.entry.value);
-                let problem = format!("is neither a number from 0 nor empty: {value}");
+                let problem = format!("is neither a number from 0 nor unlimited: {value}");
                 reader.error(written.entry, &problem);
             }
         }

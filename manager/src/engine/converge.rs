@@ -9,7 +9,7 @@ use super::context::Context;
 use super::context::Fault;
 use super::hooks::{Gate, Repeated};
 use super::ids::{Moment, Pid, ProcessId, Ticket, WorkerId};
-use super::input::SpawnErrorKind;
+use super::input::{SpawnErrorKind, SpawnFailure};
 use super::labels::Identity;
 use super::notify::Voice;
 use super::remember::{Rollout, Run, StopReason};
@@ -320,18 +320,37 @@ impl Watcher {
         self.children.insert(process, child);
     }
 
-    /// Why a spawn failed, in words that know no kernel, and where the watcher is written.
-    fn about_failed_spawn(&self, worker: WorkerId, error: &str) -> String {
+    /// Why a spawn failed, in words that know no kernel, and where what has to be changed is written.
+    fn about_failed_spawn(&self, worker: WorkerId, failure: &SpawnFailure) -> String {
         let name = self.config.kernel_process_name(worker.0);
-        let error = error
-            .strip_prefix(&format!("process {name:?}: "))
-            .unwrap_or(error);
-        let origin = &self.config.origin;
-        match origin.line {
+        let of_kernel = format!("process {name:?}: ");
+        let of_watcher = format!("watcher {:?}: ", self.config.name);
+        let error = failure.error.as_str();
+        let error = error.strip_prefix(&of_kernel).unwrap_or(error);
+        let error = error.strip_prefix(&of_watcher).unwrap_or(error);
+        let options: &[&str] = match failure.option.as_deref() {
+            None => &[],
+            Some("cmd") if self.config.executable.is_some() => &["executable"],
+            // Without a group of its own it is the user's.
+            Some("gid") => &["gid", "uid"],
+            Some(option) => &[option],
+        };
+        if let Some(option) = options.iter().find(|it| self.is_changed(it)) {
+            return format!("{error} ({option} was changed at run time)");
+        }
+        let written = options.iter().find_map(|it| self.config.place_of(it));
+        let place = written.unwrap_or(&self.config.origin);
+        match place.line {
             // Nobody has written it.
             0 => error.to_owned(),
-            line => format!("{error} (line {line} of {})", origin.file),
+            line => format!("{error} (line {line} of {})", place.file),
         }
+    }
+
+    /// Whether an option has another value than the file's.
+    fn is_changed(&self, option: &str) -> bool {
+        let mut changed = self.memory().options.keys();
+        changed.any(|key| key.eq_ignore_ascii_case(option))
     }
 
     /// A spawn failed.
@@ -339,13 +358,13 @@ impl Watcher {
         &mut self,
         cx: &mut Context,
         worker: WorkerId,
-        error: &str,
-        kind: SpawnErrorKind,
+        failure: &SpawnFailure,
     ) {
         if self.spawning.remove(&worker).is_none() {
             return;
         }
-        let error = &self.about_failed_spawn(worker, error);
+        let kind = failure.kind;
+        let error = &self.about_failed_spawn(worker, failure);
         // Said once, not at every retry; that it was given up is said again.
         let repeated = self.spawn_error.as_ref() == Some(error);
         cx.log(

@@ -65,10 +65,8 @@ pub enum Input {
     SpawnFailed {
         /// Of the [`Action::Spawn`](super::Action::Spawn).
         ticket: Ticket,
-        /// The reason, for people.
-        error: String,
-        /// Whether it can be expected to go away.
-        kind: SpawnErrorKind,
+        /// Why.
+        failure: SpawnFailure,
     },
     /// A process ended. Its last output may still be on the way.
     ProcessEnded {
@@ -218,6 +216,17 @@ impl EndCause {
             Self::Unknown => -1,
         }
     }
+}
+
+/// Why a process could not be started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpawnFailure {
+    /// The reason, for people.
+    pub error: String,
+    /// Whether it can be expected to go away.
+    pub kind: SpawnErrorKind,
+    /// The watcher's option that it is about, such as `cmd`, where one is known.
+    pub option: Option<String>,
 }
 
 /// Whether a failed spawn can be expected to succeed later.

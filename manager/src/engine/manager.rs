@@ -11,7 +11,7 @@ use super::hook::HookAnswer;
 use super::ids::{
     CommandId, HookId, Moment, Pid, ProbeId, ProcessId, Ticket, WatcherKey, WorkerId, WriteId,
 };
-use super::input::{Input, ProcessEnd, SpawnErrorKind};
+use super::input::{Input, ProcessEnd, SpawnFailure};
 use super::limits::VALUE_RETRY;
 use super::probe::ProbeOutcome;
 use super::remember;
@@ -152,13 +152,7 @@ impl Engine {
             } => {
                 self.handle_spawned(ticket, process, pid, started);
             }
-            Input::SpawnFailed {
-                ticket,
-                error,
-                kind,
-            } => {
-                self.handle_spawn_failed(ticket, &error, kind);
-            }
+            Input::SpawnFailed { ticket, failure } => self.handle_spawn_failed(ticket, &failure),
             Input::ProcessEnded { process, end } => self.handle_ended(process, end),
             Input::OutputDrained { process } => self.handle_drained(process),
             Input::ValueStored { write } => {
@@ -405,12 +399,12 @@ impl Engine {
         self.drop_early_ends();
     }
 
-    fn handle_spawn_failed(&mut self, ticket: Ticket, error: &str, kind: SpawnErrorKind) {
+    fn handle_spawn_failed(&mut self, ticket: Ticket, failure: &SpawnFailure) {
         let Some((key, worker)) = self.take_flight(ticket) else {
             return;
         };
         if let Some(watcher) = self.watchers.get_mut(&key) {
-            watcher.handle_spawn_failed(&mut self.cx, worker, error, kind);
+            watcher.handle_spawn_failed(&mut self.cx, worker, failure);
         }
         self.touch(&key);
         self.drop_early_ends();

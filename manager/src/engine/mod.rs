@@ -59,7 +59,9 @@ pub use ids::{
     CommandId, Epoch, Generation, HookId, Moment, Pid, ProbeId, ProcessId, Ticket, WatcherKey,
     WorkerId, WriteId,
 };
-pub use input::{EndCause, HeldProcess, Input, KernelFacts, ProcessEnd, SpawnErrorKind};
+pub use input::{
+    EndCause, HeldProcess, Input, KernelFacts, ProcessEnd, SpawnErrorKind, SpawnFailure,
+};
 pub use manager::{Engine, Settings};
 pub use notify::Notification;
 pub use probe::{ProbeOutcome, ProbeRequest};

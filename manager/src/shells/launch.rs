@@ -58,6 +58,18 @@ pub enum PrepareError {
     },
 }
 
+impl PrepareError {
+    /// The watcher's option that it is about.
+    #[must_use]
+    pub fn option(&self) -> Option<&'static str> {
+        match self {
+            Self::Launch(error) => error.option(),
+            Self::Identity { what, .. } => Some(what),
+            Self::SocketKind { .. } | Self::Host { .. } => None,
+        }
+    }
+}
+
 /// The manager's circumstances that its children inherit, as they were when it began.
 #[derive(Clone, Debug)]
 pub struct Circumstances {

@@ -1,9 +1,10 @@
 //! The loop that owns the engine: tells it what happens and does what it asks for, one thing at a
 //! time. It decides nothing but how the world's words are said in the engine's.
 
+mod sockets;
 mod upgrading;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::future::pending;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::asking::CommandRequest;
 use super::clock;
-use super::connections::{ConnectionNews, Connections};
+use super::connections::Connections;
 use super::control::wire::EventLine;
 use super::control::{COMMANDS_WAITING_MAX, Stay};
 use super::events::Events;
@@ -27,11 +28,12 @@ use super::hearing::Hearing;
 use super::hooks::{HookNews, HookRunner};
 use super::kernel_report::resident_kib;
 use super::known::Known;
-use super::launch::{Circumstances, PrepareError, needs_lookup, process_spec, socket_spec};
+use super::launch::{Circumstances, PrepareError, process_spec};
 use super::link::{Holder, KernelLink, LinkEvent};
 use super::listeners::{Handing, Listeners};
 use super::log::Log;
 use super::output::{Output, OutputEvent};
+use super::papa_endpoint;
 use super::probes::ProbeRunner;
 use super::signals::{ManagerSignal, Signals};
 use super::upgrade::{Plan, Ready, UpgradeRequest, probation};
@@ -40,7 +42,8 @@ use crate::config::load_file;
 use crate::config::model::{Configuration, Probe};
 use crate::crash::crash_point;
 use crate::engine::{
-    Action, CommandId, Engine, Event, EventAction, Input, Outcome, SpawnErrorKind, SpawnRequest,
+    Action, CommandId, Engine, Event, EventAction, Input, Outcome, SpawnErrorKind, SpawnFailure,
+    SpawnRequest, Ticket,
 };
 use crate::sys::give_memory_back;
 
@@ -140,6 +143,8 @@ struct Running {
     connections: Connections,
     /// Sockets whose hosts are being looked up.
     lookups: JoinSet<(String, Result<SocketSpec, PrepareError>)>,
+    /// Sockets that are made blocking, or not, before anybody uses them.
+    modes: JoinSet<(String, Result<(), String>)>,
     /// The configuration file while it is read.
     reads: JoinSet<(CommandId, Result<Box<Configuration>, String>)>,
     interrupts: u32,
@@ -186,6 +191,7 @@ impl Manager {
             hooks,
             probes,
             lookups: JoinSet::new(),
+            modes: JoinSet::new(),
             reads: JoinSet::new(),
             interrupts: 0,
             connected: false,
@@ -226,6 +232,11 @@ impl Manager {
                 Some(found) = running.lookups.join_next() => {
                     if let Ok((socket, spec)) = found {
                         running.make_socket(socket, spec);
+                    }
+                }
+                Some(done) = running.modes.join_next() => {
+                    if let Ok((socket, result)) = done {
+                        running.handle_mode(socket, result);
                     }
                 }
                 Some(read) = running.reads.join_next() => {
@@ -325,11 +336,14 @@ impl Running {
                     Input::KernelLost => {
                         self.connected = false;
                         self.hearing.kernel_lost();
+                        self.modes = JoinSet::new();
                         self.manager.output.kernel_lost();
                     }
                     _ => {}
                 }
-                self.input(input);
+                if let Some(input) = self.after_its_mode(input) {
+                    self.input(input);
+                }
             }
             LinkEvent::Output {
                 process,
@@ -356,6 +370,9 @@ impl Running {
                 if listeners.kernel_connected(welcome.instance, fence) == Handing::Missing {
                     spawn_blocking(move || listeners.hand_over(welcome.instance, fence));
                 }
+                let configuration = self.manager.configuration.borrow().clone();
+                let log = self.manager.log.clone();
+                papa_endpoint::look_for(welcome.instance, &configuration.global, log);
             }
             LinkEvent::Refused(holder) => return Some(holder),
             // The link has seen to it.
@@ -573,10 +590,7 @@ impl Running {
         let ticket = request.ticket;
         let Some(watcher) = configuration.watcher(request.watcher.as_str()) else {
             let error = format!("watcher {:?} is not configured", request.watcher.as_str());
-            return self
-                .manager
-                .link
-                .fail_spawn(ticket, error, SpawnErrorKind::Permanent);
+            return self.fail_spawn(ticket, error, None);
         };
         let worker = request.worker.0;
         match process_spec(
@@ -592,49 +606,18 @@ impl Running {
                     .equip(&mut spec, watcher, &mut self.manager.link);
                 self.manager.link.spawn(ticket, request.key, spec);
             }
-            Err(error) => {
-                let error = error.to_string();
-                self.manager
-                    .link
-                    .fail_spawn(ticket, error, SpawnErrorKind::Permanent);
-            }
+            Err(error) => self.fail_spawn(ticket, error.to_string(), error.option()),
         }
     }
 
-    fn await_connections(&mut self, sockets: BTreeSet<String>) {
-        let configuration = self.manager.configuration.borrow().clone();
-        let known = sockets.into_iter().filter_map(|socket| {
-            let name = configuration.socket(&socket)?.kernel_socket_name();
-            Some((socket, name))
-        });
-        self.connections.wait_at(known.collect());
-    }
-
-    fn handle_connection(&mut self, news: ConnectionNews) {
-        let ConnectionNews { socket, blind } = news;
-        if let Some(why) = blind {
-            self.manager.log.warning(format!(
-                "socket {socket:?}: it cannot be said whether a connection waits, so those that are \
-                 on_demand are started at once: {why}"
-            ));
-        }
-        self.input(Input::ConnectionWaits { socket });
-    }
-
-    fn find_socket(&mut self, socket: String) {
-        let configuration = self.manager.configuration.borrow().clone();
-        let directory: PathBuf = self.manager.around.working_directory.clone();
-        match configuration.socket(&socket).cloned() {
-            None => {
-                let error = format!("socket {socket:?} is not configured");
-                self.manager.link.fail_socket(socket, error);
-            }
-            Some(config) if needs_lookup(&config) => {
-                self.lookups
-                    .spawn_blocking(move || (socket, socket_spec(&config, &directory)));
-            }
-            Some(config) => self.make_socket(socket, socket_spec(&config, &directory)),
-        }
+    /// A process cannot even be described to the kernel.
+    fn fail_spawn(&mut self, ticket: Ticket, error: String, option: Option<&str>) {
+        let failure = SpawnFailure {
+            error,
+            kind: SpawnErrorKind::Permanent,
+            option: option.map(str::to_owned),
+        };
+        self.manager.link.fail_spawn(ticket, failure);
     }
 
     fn handle_read(&mut self, command: CommandId, result: Result<Box<Configuration>, String>) {
@@ -644,13 +627,6 @@ impl Running {
             }
         }
         self.input(Input::ConfigurationRead { command, result });
-    }
-
-    fn make_socket(&mut self, socket: String, spec: Result<SocketSpec, PrepareError>) {
-        match spec {
-            Ok(spec) => self.manager.link.make_socket(socket, spec),
-            Err(error) => self.manager.link.fail_socket(socket, error.to_string()),
-        }
     }
 
     async fn finish(mut self, outcome: Outcome) -> Ended {

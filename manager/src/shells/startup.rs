@@ -247,13 +247,20 @@ async fn serve(
     };
     // On probation clients wait: for us, or for the program before.
     let (healthy, is_healthy) = watch::channel(resumed.is_none());
-    if let Some(address) = control.configuration.borrow().global.metrics_endpoint {
+    {
+        let address = control.configuration.borrow().global.metrics_endpoint;
         let (control, listeners, log) = (control.clone(), listeners.clone(), log.clone());
         let mut is_healthy = is_healthy.clone();
         // Nobody waits for its last answer: a scraper asks again.
         tokio::spawn(async move {
-            if is_healthy.wait_for(|healthy| *healthy).await.is_ok() {
-                control::metrics_port::serve(address, listeners, control, log).await;
+            if is_healthy.wait_for(|healthy| *healthy).await.is_err() {
+                return;
+            }
+            match address {
+                Some(address) => {
+                    control::metrics_port::serve(address, listeners, control, log).await;
+                }
+                None => control::metrics_port::forget(listeners).await,
             }
         });
     }

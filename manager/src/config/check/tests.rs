@@ -65,7 +65,7 @@ fn what_is_wrong_is_shown_as_compilers_show_it() {
     assert_eq!(
         render_check(&loaded(text)),
         "web.ini:3:1: warning: watcher \"web\": \"colour\" is unknown and has no effect\n\
-         web.ini:4:16: error: watcher \"web\": numprocesses is not an integer: \"three\"\n\
+         web.ini:4:16: error: watcher \"web\": numprocesses is not an integer such as 5: \"three\"\n\
          web.ini:5:11: error: watcher \"web\": respawn is not yes or no (true, on, 1; false, off, \
          0): \"never\"\n\
          web.ini: refused: 2 errors; 1 warning\n"

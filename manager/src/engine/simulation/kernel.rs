@@ -10,7 +10,7 @@ use crate::engine::random::Random;
 use crate::engine::remember::{Memory, Run, StopReason};
 use crate::engine::{
     Action, EndCause, Epoch, Generation, HeldProcess, Input, KernelFacts, Moment, Pid, ProcessEnd,
-    ProcessId, SignalTarget, SpawnErrorKind, SpawnRequest,
+    ProcessId, SignalTarget, SpawnErrorKind, SpawnFailure, SpawnRequest,
 };
 
 /// How a simulated child behaves.
@@ -322,12 +322,12 @@ impl SimKernel {
             } else {
                 SpawnErrorKind::Transient
             };
-            let error = "cannot start".to_owned();
-            return Ok(vec![Input::SpawnFailed {
-                ticket,
-                error,
+            let failure = SpawnFailure {
+                error: "cannot start".to_owned(),
                 kind,
-            }]);
+                option: None,
+            };
+            return Ok(vec![Input::SpawnFailed { ticket, failure }]);
         }
         let held = self.start(
             &request.name,

@@ -19,13 +19,6 @@ const DATAGRAM_BYTES: usize = 1024;
 /// Pause after an error of the socket.
 const ERROR_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
-/// Reads `udp://GROUP:PORT`.
-#[must_use]
-pub fn parse(endpoint: &str) -> Option<SocketAddrV4> {
-    let address: SocketAddrV4 = endpoint.strip_prefix("udp://")?.parse().ok()?;
-    address.ip().is_multicast().then_some(address)
-}
-
 /// Joins the group, on the interface that Linux routes it to as Circus does, and on the loopback
 /// interface, so that clients on a machine without a network find it too.
 ///
@@ -58,24 +51,6 @@ pub async fn serve(socket: UdpSocket, control_endpoint: String) {
             Ok((_, sender)) => drop(socket.send_to(&answer, sender).await),
             // Usually that an earlier sender has gone; whatever it is, not again at once.
             Err(_) => tokio::time::sleep(ERROR_PAUSE).await,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_multicast_groups_are_endpoints() {
-        assert!(parse("udp://237.219.251.97:12027").is_some());
-        for wrong in [
-            "udp://127.0.0.1:12027",
-            "tcp://237.219.251.97:1",
-            "udp://x:1",
-            "",
-        ] {
-            assert_eq!(parse(wrong), None, "{wrong}");
         }
     }
 }

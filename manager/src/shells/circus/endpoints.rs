@@ -19,7 +19,7 @@ use super::events;
 use super::feed;
 use super::service::CircusService;
 use super::sockets::{self, SocketReads};
-use crate::config::endpoint::{Endpoint, Reach};
+use crate::config::endpoint::{Endpoint, Reach, multicast_group};
 use crate::config::model::{
     Configuration, DEFAULT_ENDPOINT, DEFAULT_PUBSUB_ENDPOINT, DEFAULT_STATS_ENDPOINT,
     GlobalSettings,
@@ -218,7 +218,14 @@ async fn open(setup: &Setup, wanted: Wanted) -> Door {
     let Some(listener) = listener else {
         // Nobody shall wait in a socket that an earlier configuration had.
         let (listeners, key) = (setup.listeners.clone(), door.wanted.key);
-        let _ = spawn_blocking(move || listeners.close(key)).await;
+        let off = door.wanted.endpoint == Endpoint::Off;
+        let _ = spawn_blocking(move || {
+            listeners.close(key);
+            if off {
+                listeners.forget(key);
+            }
+        })
+        .await;
         return door;
     };
     let log = setup.log.clone();
@@ -268,7 +275,7 @@ fn discover(text: &str, control: Option<String>, log: &Log, tasks: &mut JoinSet<
         ));
         return;
     };
-    let joined = discovery::parse(text)
+    let joined = multicast_group(text)
         .ok_or_else(|| "is not udp://GROUP:PORT with a multicast group".to_owned())
         .and_then(|group| discovery::join(group).map_err(|error| error.to_string()));
     match joined {

@@ -32,6 +32,12 @@ const CONNECTIONS_MAX: usize = 16;
 /// Pause after a failing accept (no descriptors left, usually).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
+/// Closes what an earlier manager served, which the configuration does not name any more.
+pub async fn forget(listeners: Listeners) {
+    // Nothing depends on it.
+    let _ = spawn_blocking(move || listeners.forget(NAME)).await;
+}
+
 /// Serves until the manager leaves.
 pub async fn serve(address: SocketAddr, listeners: Listeners, control: Control, log: Log) {
     let users = control.configuration.borrow().global.allow_users.clone();

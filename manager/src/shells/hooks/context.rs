@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use crate::config::model::{Configuration, SocketAddress, WatcherConfig};
+use crate::config::model::{Configuration, GlobalSettings, SocketAddress, WatcherConfig};
 use crate::engine::{HookProcess, HookRequest, HookSubject};
 use crate::shells::clock::Clocks;
 
@@ -137,8 +137,20 @@ fn arbiter(configuration: &Configuration) -> Value {
         "stats_endpoint": global.stats_endpoint,
         "check_delay": global.check_delay.as_secs_f64(),
         "warmup_delay": global.warmup_delay.as_secs_f64(),
+        "fqdn": fqdn(global),
         "watchers": watchers,
     })
+}
+
+/// Circus's name of a manager among those of other machines. The host's name stands for its full one, which only a name
+/// service could tell.
+fn fqdn(global: &GlobalSettings) -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = host.trim();
+    match &global.fqdn_prefix {
+        Some(prefix) => format!("{prefix}@{host}"),
+        None => host.to_owned(),
+    }
 }
 
 fn sockets(configuration: &Configuration) -> BTreeMap<String, Value> {

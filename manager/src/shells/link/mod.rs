@@ -25,7 +25,7 @@ use self::session::Session;
 use self::survey::Survey;
 use crate::config::model::SignalNumber;
 use crate::engine::{
-    Input, KernelFacts, Level, ProcessId, SignalTarget, SpawnErrorKind, Ticket, WriteId,
+    Input, KernelFacts, Level, ProcessId, SignalTarget, SpawnFailure, Ticket, WriteId,
 };
 use crate::shells::clock::Clocks;
 
@@ -313,8 +313,8 @@ impl KernelLink {
 
     /// A process cannot be started because it cannot be described; told in the order of requests'
     /// answers as if the kernel had refused it.
-    pub fn fail_spawn(&mut self, ticket: Ticket, error: String, kind: SpawnErrorKind) {
-        self.session(|session| session.fail_spawn(ticket, error, kind));
+    pub fn fail_spawn(&mut self, ticket: Ticket, failure: SpawnFailure) {
+        self.session(|session| session.fail_spawn(ticket, failure));
     }
 
     /// A socket cannot be made because its address cannot be found.

@@ -27,7 +27,7 @@ use super::survey::Survey;
 use super::translate;
 use super::{Holder, LinkEvent, OldLease};
 use crate::config::model::SignalNumber;
-use crate::engine::{Input, Level, ProcessId, SignalTarget, SpawnErrorKind, Ticket, WriteId};
+use crate::engine::{Input, Level, ProcessId, SignalTarget, SpawnFailure, Ticket, WriteId};
 use crate::shells::clock::Clocks;
 
 /// A request whose answer is awaited. The kernel answers in order.
@@ -413,12 +413,8 @@ impl Session {
                 self.postponed.push((ticket, request));
             }
             Awaited::Spawn { ticket, .. } => {
-                let kind = translate::spawn_error_kind(&error);
-                self.input(Input::SpawnFailed {
-                    ticket,
-                    error: error.message,
-                    kind,
-                });
+                let failure = translate::spawn_failure(error);
+                self.input(Input::SpawnFailed { ticket, failure });
             }
             Awaited::Signal { process, signal } => {
                 if !matches!(error.code, ErrorCode::ENDED | ErrorCode::NOT_FOUND) {
@@ -528,13 +524,9 @@ impl Session {
         }
     }
 
-    pub(super) fn fail_spawn(&mut self, ticket: Ticket, error: String, kind: SpawnErrorKind) {
+    pub(super) fn fail_spawn(&mut self, ticket: Ticket, failure: SpawnFailure) {
         if self.is_open() {
-            self.input(Input::SpawnFailed {
-                ticket,
-                error,
-                kind,
-            });
+            self.input(Input::SpawnFailed { ticket, failure });
         }
     }
 

@@ -5,8 +5,10 @@ use kingpole_protocol::status::{EndStatus, ProcessInfo};
 use kingpole_protocol::{ErrorCode, ErrorReply};
 use nix::errno::Errno;
 
+use crate::config::model::Resource;
 use crate::engine::{
     EndCause, HeldProcess, Moment, Pid, ProcessEnd, ProcessId, SignalTarget, SpawnErrorKind,
+    SpawnFailure,
 };
 use crate::shells::clock::Clocks;
 
@@ -76,8 +78,34 @@ pub(super) const fn target(target: SignalTarget) -> protocol::request::SignalTar
     }
 }
 
+/// Why a spawn was refused.
+pub(super) fn spawn_failure(error: ErrorReply) -> SpawnFailure {
+    SpawnFailure {
+        kind: spawn_error_kind(&error),
+        option: option_of(&error),
+        error: error.message,
+    }
+}
+
+/// The option that a step of a spawn follows. Which limit it was stands in the kernel's sentence only.
+fn option_of(error: &ErrorReply) -> Option<String> {
+    let option = match error.step.as_str() {
+        "exec" => "cmd",
+        "working-directory" => "working_dir",
+        "user" => "uid",
+        "group" | "groups" => "gid",
+        "limit" => {
+            let (_, after) = error.message.split_once("set resource limit ")?;
+            let name = after.split_whitespace().next()?;
+            return Some(format!("rlimit_{}", Resource::from_name(name)?));
+        }
+        _ => return None,
+    };
+    Some(option.to_owned())
+}
+
 /// Whether a refused spawn can be expected to succeed later.
-pub(super) fn spawn_error_kind(error: &ErrorReply) -> SpawnErrorKind {
+fn spawn_error_kind(error: &ErrorReply) -> SpawnErrorKind {
     let shortage = matches!(
         Errno::from_raw(error.errno),
         Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE | Errno::ENOSPC
@@ -105,6 +133,21 @@ mod tests {
         assert_eq!(spawn_error_kind(&error), SpawnErrorKind::Transient);
         let full = ErrorReply::new(ErrorCode::LIMIT, "x");
         assert_eq!(spawn_error_kind(&full), SpawnErrorKind::Transient);
+    }
+
+    #[test]
+    fn a_step_that_failed_is_told_as_the_option_that_it_follows() {
+        let of = |step: &str, text: &str| {
+            let mut error = ErrorReply::new(ErrorCode::SPAWN_FAILED, text);
+            error.step = step.to_owned();
+            spawn_failure(error).option
+        };
+        assert_eq!(of("exec", "x").as_deref(), Some("cmd"));
+        assert_eq!(of("groups", "x").as_deref(), Some("gid"));
+        let limit = "process \"p\": cannot set resource limit nofile to 9 (at most 9): no";
+        assert_eq!(of("limit", limit).as_deref(), Some("rlimit_nofile"));
+        assert_eq!(of("limit", "cannot set resource limit 99 to 9"), None);
+        assert_eq!(of("signals", "x"), None);
     }
 
     #[test]

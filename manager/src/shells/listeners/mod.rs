@@ -22,8 +22,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kingpole_protocol::Fence;
+use kingpole_protocol::client::blocking::ClientError;
 use kingpole_protocol::places::Address;
+use kingpole_protocol::{ErrorCode, Fence};
 use tokio::sync::mpsc;
 
 use self::accepting::StdListener;
@@ -190,6 +191,24 @@ impl Listeners {
             self.log.debug(format!("{name}: not closed: {reason}"));
         }
         own::remove_path(&open.address);
+    }
+
+    /// Ends what an earlier manager has left under this name and nobody wants any more. Waits for the kernel.
+    pub fn forget(&self, name: &str) {
+        let fence = {
+            let shared = self.shared();
+            if shared.open.contains_key(name) {
+                return;
+            }
+            shared.fence
+        };
+        match kernel::close(&self.kernel_socket, fence, &kernel_name(name)) {
+            Ok(()) => self.log.info(format!(
+                "{name}: is not configured any more; its socket is closed"
+            )),
+            Err(ClientError::Refused(error)) if error.code == ErrorCode::NOT_FOUND => {}
+            Err(reason) => self.log.debug(format!("{name}: not closed: {reason}")),
+        }
     }
 
     /// Ends all of them, as [`Self::close`] does.

@@ -6,7 +6,7 @@ use super::*;
 fn errors_name_file_line_section_and_key() {
     assert_eq!(
         error("[watcher:web]\ncmd = x\nnumprocesses = three\n"),
-        "watcher \"web\": numprocesses is not an integer: \"three\" (line 3 of web.ini)"
+        "watcher \"web\": numprocesses is not an integer such as 5: \"three\" (line 3 of web.ini)"
     );
     let all = load_files(&[("web.ini", "[watcher:web]\ncmd = x\nnumprocesses = three\n")]);
     assert_eq!(
@@ -54,9 +54,12 @@ fn values_out_of_range_and_of_other_types_are_errors() {
         ),
         (
             "numprocesses = 1.5",
-            "numprocesses is not an integer: \"1.5\"",
+            "numprocesses is not an integer such as 5: \"1.5\"",
         ),
-        ("numprocesses =", "numprocesses is not an integer: \"\""),
+        (
+            "numprocesses =",
+            "numprocesses is not an integer such as 5: \"\"",
+        ),
         (
             "copy_env = maybe",
             "copy_env is not yes or no (true, on, 1; false, off, 0): \"maybe\"",
@@ -67,7 +70,7 @@ fn values_out_of_range_and_of_other_types_are_errors() {
         ),
         (
             "graceful_timeout = soon",
-            "graceful_timeout is not a number of seconds: \"soon\"",
+            "graceful_timeout is not a number of seconds such as 2.5: \"soon\"",
         ),
         (
             "max_age = 99999999999",
@@ -76,7 +79,7 @@ fn values_out_of_range_and_of_other_types_are_errors() {
         ("max_retry = -2", "max_retry must not be below -1: -2"),
         (
             "stop_signal = SIGBOGUS",
-            "stop_signal is not a signal: \"SIGBOGUS\"",
+            "stop_signal is not a signal such as TERM, SIGINT or 15: \"SIGBOGUS\"",
         ),
         (
             "rlimit_nofiles = 1",
@@ -84,7 +87,7 @@ fn values_out_of_range_and_of_other_types_are_errors() {
         ),
         (
             "rlimit_core = much",
-            "rlimit_core is neither a number from 0 nor empty: \"much\"",
+            "rlimit_core is neither a number from 0 nor unlimited: \"much\"",
         ),
         (
             "args = \"open",
@@ -189,13 +192,12 @@ fn unknown_keys_and_sections_are_named_with_what_was_probably_meant() {
 
 #[test]
 fn what_is_not_supported_yet_is_named_unless_it_says_what_holds_anyway() {
-    let found = warning("[socket:s]\nport = 1\nblocking = no\n");
+    let found = warning("[circus]\nstatsd = no\nhttpd = 1\n");
     assert!(found.contains("is not supported yet"), "{found}");
+    assert!(found.contains("there is no web console"), "{found}");
     assert!(found.contains("(line 3 of web.ini)"), "{found}");
     let text = "[circus]\nhttpd = 0\nstatsd = no\ndebug = false\n[watcher:w]\ncmd = x\n";
     assert_eq!(warnings(text), Vec::<String>::new());
-    assert!(warning("[socket:s]\nport = 1\nblocking = no\n").contains("it is blocking"));
-    assert!(warning("[circus]\nhttpd = 1\n").contains("there is no web console"));
 }
 
 #[test]
@@ -275,4 +277,68 @@ fn of_too_many_warnings_the_number_is_told() {
 fn a_name_that_grows_in_lower_case_is_measured_there() {
     let name = "\u{130}".repeat(limits::NAME_BYTES / 2);
     assert!(error(&format!("[watcher:{name}]\ncmd = x\n")).contains("has a name of 300 bytes"));
+}
+
+#[test]
+fn a_socket_has_the_protocol_of_its_type_and_no_other() {
+    let socket = |lines: &str| format!("[socket:s]\nport = 1\n{lines}\n");
+    for lines in [
+        "proto = TCP",
+        "type = SOCK_DGRAM\nproto = udp",
+        "proto = ip",
+        "proto =",
+    ] {
+        assert_eq!(warnings(&socket(lines)), Vec::<String>::new(), "{lines}");
+    }
+    let found = error(&socket("type = SOCK_DGRAM\nproto = tcp"));
+    assert!(
+        found.contains("proto is udp for this type: \"tcp\""),
+        "{found}"
+    );
+    let found = error("[socket:s]\npath = /x\nproto = tcp\n");
+    assert!(found.contains("means nothing on a unix socket"), "{found}");
+    let found = warning(&socket("so_reuseport = yes\nblocking = no"));
+    assert!(
+        found.contains("has no effect beside so_reuseport"),
+        "{found}"
+    );
+    assert_eq!(
+        good(&socket("blocking = no")).sockets[0].blocking,
+        Some(Blocking::No)
+    );
+    assert_eq!(good(&socket("")).sockets[0].blocking, None);
+}
+
+#[test]
+fn a_plugin_that_names_no_watcher_is_told_of() {
+    let plugin = |lines: &str| format!("[watcher:Web]\ncmd = x\n[plugin:p]\n{lines}\n");
+    for (class, key) in [
+        ("resource_watcher.ResourceWatcher", "watcher"),
+        ("http_observer.HttpObserver", "restart_on_error"),
+        ("redis_observer.RedisObserver", "restart_on_timeout"),
+    ] {
+        let lines = |name: &str| format!("use = circus.plugins.{class}\n{key} = {name}");
+        let found = warning(&plugin(&lines("wbe")));
+        assert!(
+            found.contains(&format!("{key} names a watcher that does not exist")),
+            "{found}"
+        );
+        assert!(found.contains("did you mean Web?"), "{found}");
+        assert!(found.contains("(line 5 of web.ini)"), "{found}");
+        assert_eq!(warnings(&plugin(&lines("web"))), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn papa_endpoint_is_an_address_of_this_machine() {
+    let circus = |text: &str| format!("[circus]\npapa_endpoint = {text}\n");
+    assert_eq!(
+        warnings(&circus("ipc:/run/papa.sock")),
+        Vec::<String>::new()
+    );
+    let found = error(&circus("tcp://0.0.0.0:20202"));
+    assert!(
+        found.contains("papa_endpoint is not ipc:/PATH or tcp://127.0.0.1:PORT"),
+        "{found}"
+    );
 }
