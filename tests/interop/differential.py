@@ -34,7 +34,39 @@ STUBBORN = r"""sh -c 'trap "" TERM; : >ready.$$; exec sleep 100000'"""
 # Its child ends first, so that there is one to be signalled.
 FAMILY = r"""sh -c 'trap : TERM; sleep 100000 & : >ready.$$; while kill -0 $! 2>&-; do wait; done; exit 0'"""
 
+PROCESS = "%s %s" % (sys.executable, os.path.join(HERE, "differential_process.py"))
+
 WATCHERS = r"""
+[socket:knock]
+path = %(directory)s/knock.sock
+
+[watcher:demand]
+cmd = %(process)s serve $(circus.sockets.knock)
+use_sockets = true
+on_demand = true
+priority = 10
+
+[watcher:plain]
+cmd = %(process)s look plain
+autostart = false
+
+[watcher:limited]
+cmd = %(process)s look limited
+rlimit_core = 0
+rlimit_fsize =
+rlimit_stack = 8388608
+autostart = false
+
+[watcher:listening]
+cmd = %(process)s look listening $(circus.sockets.knock)
+use_sockets = true
+autostart = false
+
+[watcher:reading]
+cmd = %(process)s look reading
+stdin_socket = knock
+autostart = false
+
 [watcher:fence]
 cmd = sleep 100000
 
@@ -168,11 +200,7 @@ hooks.before_start = differential_hooks.fails, true
 hooks.after_spawn = differential_hooks.fails, true
 hooks.before_stop = differential_hooks.fails
 hooks.after_stop = differential_hooks.fails
-""" % {
-    "obedient": OBEDIENT,
-    "stubborn": STUBBORN,
-    "family": FAMILY,
-}
+"""
 
 
 # So many attempts that it has nothing to say but where a watcher asks for it.
@@ -184,11 +212,18 @@ attempts = 1000
 
 
 def configuration(directory):
+    watchers = WATCHERS % {
+        "obedient": OBEDIENT,
+        "stubborn": STUBBORN,
+        "family": FAMILY,
+        "process": PROCESS,
+        "directory": directory,
+    }
     return (
         "[circus]\ncheck_delay = 0.2\n"
         "endpoint = ipc://%s/control.sock\n"
         "pubsub_endpoint = ipc://%s/events.sock\n"
-        "[env]\nPATH = /usr/local/bin:/usr/bin:/bin\n" % (directory, directory) + PLUGIN + WATCHERS
+        "[env]\nPATH = /usr/local/bin:/usr/bin:/bin\n" % (directory, directory) + PLUGIN + watchers
     )
 
 
@@ -322,6 +357,12 @@ class Side:
 
         wait_for("%s of %s to be ready" % (watcher, self.name), ready)
 
+    def wait_for_state(self, watcher, status):
+        wait_for(
+            "%s of %s to be %s" % (watcher, self.name, status),
+            lambda: self.ask("status", name=watcher).get("status") == status,
+        )
+
     def text(self):
         with open(self.file) as file:
             return file.read()
@@ -440,6 +481,56 @@ def append(section):
     return lambda side: edit(side.text(), side.text() + section)(side)
 
 
+def what_it_gets(name):
+    """Starts a watcher whose process says what it was given."""
+
+    def step(side):
+        path = os.path.join(side.directory, "look." + name)
+        reply = side.call("start", name=name, waiting=True)
+
+        def seen():
+            if os.path.exists(path):
+                with open(path) as file:
+                    return json.load(file)
+
+        found = wait_for("%s of %s to look" % (name, side.name), seen)
+        for key, value in found.items():
+            reply[key] = json.dumps(value).replace('"', "").replace(side.directory, "DIRECTORY")
+        side.call("stop", name=name, waiting=True)
+        return reply
+
+    return step
+
+
+def knock(side):
+    """Somebody connects to the socket of an on_demand watcher, and stays."""
+    side.knocking = socket.socket(socket.AF_UNIX)
+    side.knocking.connect(os.path.join(side.directory, "knock.sock"))
+    side.wait_for_state("demand", "active")
+    side.settle()
+
+
+def leave(side):
+    """And goes, which ends the process."""
+    pids = side.pids("demand")
+    side.ended = {pid: 0 for pid in pids}
+    side.knocking.close()
+    side.wait_gone("demand", pids)
+    side.wait_for_state("demand", "stopped")
+
+
+def rm_without_stop(side):
+    """The process runs on, and is ended by somebody else in the end."""
+    pids = side.pids("left")
+    reply = side.call("rm", name="left", nostop=True, waiting=True)
+    side.settle()
+    for pid in pids:
+        os.kill(pid, 0)
+        os.kill(pid, signal.SIGKILL)
+    reply["running"] = len(pids)
+    return reply
+
+
 EXTRA = "\n[watcher:extra]\ncmd = sleep 100000\nnumprocesses = 2\n"
 MORE = EXTRA.replace("= 2", "= 3")
 OTHER = MORE.replace("100000", "300000")
@@ -526,6 +617,8 @@ STEPS = [
     ("rm", command("rm", name="late")),
     ("add and start", command("add", name="later", cmd="sleep 100000", start=True)),
     ("rm of a running one", command("rm", name="later")),
+    ("add of one to be left", command("add", name="left", cmd="sleep 100000", start=True)),
+    ("rm --nostop", rm_without_stop),
     ("rm of an unknown one", command("rm", name="later")),
     ("a new watcher in the file", append(EXTRA)),
     ("numprocesses in the file", edit(EXTRA, MORE)),
@@ -535,6 +628,14 @@ STEPS = [
     ("stop of all", command("stop")),
     ("start of all", command("start")),
     ("restart by pattern of several", command("restart", name="*st", match="glob")),
+    ("a connection to an on_demand watcher", knock),
+    ("the end of the connection", leave),
+    ("another connection", knock),
+    ("stop of an on_demand watcher", command("stop", name="demand")),
+    ("what a process gets", what_it_gets("plain")),
+    ("rlimit_*", what_it_gets("limited")),
+    ("a socket by number", what_it_gets("listening")),
+    ("stdin_socket", what_it_gets("reading")),
     ("flapping", flapping),
 ]
 

@@ -82,6 +82,20 @@ impl Terminal {
         self.with(|parser| parser.screen().contents())
     }
 
+    /// Whether the first place where this text stands on the screen has a colour; nothing if it stands nowhere.
+    #[must_use]
+    pub fn is_coloured(&self, text: &str) -> Option<bool> {
+        self.with(|parser| {
+            let screen = parser.screen();
+            let rows = screen.rows(0, COLUMNS);
+            let (row, column) = (0..)
+                .zip(rows)
+                .find_map(|(row, shown)| Some((row, shown.find(text)?)))?;
+            let cell = screen.cell(row, u16::try_from(column).ok()?)?;
+            Some(cell.fgcolor() != vt100::Color::Default)
+        })
+    }
+
     /// Whether the program has put its own screen over the shell's.
     #[must_use]
     pub fn is_alternate(&self) -> bool {

@@ -48,6 +48,7 @@ pub(super) fn run(arguments: Arguments, dir: &Path) -> Outcome {
         options,
         start: arguments.start,
         wait: arguments.waiting.wait(),
+        ..Add::default()
     };
     send(&Command::Add(request), &arguments.waiting, dir)
 }

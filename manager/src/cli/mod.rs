@@ -33,6 +33,7 @@ mod metrics;
 mod numprocesses;
 mod options;
 mod options_args;
+mod profile;
 mod quit;
 mod reload;
 mod reloadconfig;
@@ -134,6 +135,8 @@ enum Verb {
     Suspend(suspend::Arguments),
     /// Start processes of suspended watchers again
     Resume(resume::Arguments),
+    /// Run one process more of a watcher for a while, with other environment variables
+    Profile(profile::Arguments),
     /// Run more processes of watchers
     #[command(after_help = "Examples:\n  kingpole incr web\n  kingpole incr web --by 2 --wait")]
     Incr(incr::Arguments),
@@ -222,6 +225,7 @@ pub fn main() -> ExitCode {
         Verb::History(arguments) => history::run(&arguments, &dir),
         Verb::Suspend(arguments) => suspend::run(arguments, &dir),
         Verb::Resume(arguments) => resume::run(arguments, &dir),
+        Verb::Profile(arguments) => profile::run(arguments, &dir),
         Verb::Incr(arguments) => incr::run(arguments, &dir),
         Verb::Decr(arguments) => decr::run(arguments, &dir),
         Verb::Add(arguments) => add::run(arguments, &dir),

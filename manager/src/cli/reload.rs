@@ -8,11 +8,11 @@ use clap::{Args, ValueEnum};
 use super::change::{Waiting, Watchers, parse_duration, send};
 use super::failure::Outcome;
 use super::rolling::{self, Following, Pace};
-use crate::command::{Caller, Command, Reload, ReloadMethod, Roll, Wait};
+use crate::command::{Caller, Command, Reload, ReloadMethod, Roll, RollOptions, Wait};
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "With --rolling, which --min-active, --max-surge, --skew, --force and --dry-run \
+    after_help = "With --rolling, which --min-active, --max-surge, --skew, --force, --workers and --dry-run \
 imply, never fewer than --min-active processes are ready, and it is waited for. It stops at the first \
 process that does not become ready within --timeout, puts back what it replaced, and says why.
 
@@ -35,6 +35,9 @@ pub(super) struct Arguments {
     rolling: bool,
     #[command(flatten)]
     pace: Pace,
+    /// Rolling: replace only so many of the oldest processes
+    #[arg(long, value_name = "N")]
+    workers: Option<u32>,
     /// Only say what would be done
     #[arg(long)]
     dry_run: bool,
@@ -68,6 +71,7 @@ pub(super) fn run(arguments: Arguments, dir: &Path) -> Outcome {
         method,
         rolling,
         pace,
+        workers,
         dry_run,
         wait,
         timeout,
@@ -75,10 +79,13 @@ pub(super) fn run(arguments: Arguments, dir: &Path) -> Outcome {
         json,
     } = arguments;
     let selection = watchers.selection();
-    if rolling || dry_run || pace.is_given() || following.is_given() {
+    if rolling || dry_run || pace.is_given() || workers.is_some() || following.is_given() {
         let request = Roll {
             selection,
-            options: pace.options(timeout),
+            options: RollOptions {
+                workers,
+                ..pace.options(timeout)
+            },
             dry_run,
             wait: Wait::No,
             by: Caller::default(),

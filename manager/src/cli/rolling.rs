@@ -53,6 +53,7 @@ impl Pace {
             skew_ms: self.skew.map(ms),
             timeout_ms: timeout.map(ms),
             force: self.force,
+            workers: None,
         }
     }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{Selection, Wait};
 
 /// Arguments of add.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Add {
     /// Name of the new watcher.
     pub name: String,
@@ -16,12 +16,37 @@ pub struct Add {
     /// given as such; `env` is an object of texts, and its whole environment.
     #[serde(default)]
     pub options: BTreeMap<String, Value>,
+    /// The watcher, by its exact name, whose command, environment and so on it has where `options` say nothing else: one process
+    /// of the same kind, without its log files, and not replaced when it ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub like: Option<String>,
+    /// Variables that are laid over that watcher's environment.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Milliseconds after which it is removed; never if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifetime_ms: Option<u64>,
     /// Whether it is started at once.
     #[serde(default)]
     pub start: bool,
     /// When to answer.
     #[serde(default)]
     pub wait: Wait,
+}
+
+impl Add {
+    /// One process more of a watcher, with other variables, for so many milliseconds.
+    #[must_use]
+    pub fn profile(watcher: &str, env: BTreeMap<String, String>, lifetime_ms: u64) -> Self {
+        Self {
+            name: format!("{watcher}-profile"),
+            like: Some(watcher.to_owned()),
+            env,
+            lifetime_ms: Some(lifetime_ms),
+            start: true,
+            ..Self::default()
+        }
+    }
 }
 
 /// Arguments of rm.

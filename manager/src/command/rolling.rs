@@ -114,6 +114,9 @@ pub struct RollOptions {
     pub timeout_ms: Option<u64>,
     /// Old processes are killed without waiting for them to stop by themselves.
     pub force: bool,
+    /// Only so many of the oldest processes are replaced; default: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workers: Option<u32>,
 }
 
 /// Who gave a command, as the connection tells.

@@ -121,6 +121,13 @@ fn environment_text(value: &Value) -> Result<Option<String>, AmendError> {
     Ok(Some(value.to_string()))
 }
 
+/// A whole environment as the option that commands know.
+#[must_use]
+pub fn environment_option(environment: &BTreeMap<String, String>) -> Option<(String, String)> {
+    let text = serde_json::to_string(environment).ok()?;
+    Some((ENVIRONMENT.to_owned(), text))
+}
+
 /// Whether a watcher has an option of that name that a command may change.
 fn check_key(key: &str) -> Result<(), AmendError> {
     let unknown = |hint: String| AmendError::UnknownKey {

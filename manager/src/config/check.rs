@@ -188,6 +188,12 @@ fn of_global(global: &GlobalSettings) -> Vec<(&'static str, String)> {
     if global.warmup_delay != defaults.warmup_delay {
         facts.push(("warmup_delay", summary::seconds(global.warmup_delay)));
     }
+    facts.extend(
+        global
+            .admin
+            .as_ref()
+            .map(|it| ("admin", it.endpoint.to_string())),
+    );
     facts.extend(global.umask.map(|umask| ("umask", format!("{umask:03o}"))));
     facts
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::model::{
     AliveConfig, Backoff, BufferFull, EnvironmentBase, FlappingOverrides, GlobalSettings,
-    IpVersion, Location, ReadyConfig, RetryLimit, SignalNumber, SocketAddress, SocketConfig,
-    SocketKind, StreamConfig, WatcherConfig,
+    IpVersion, Location, ReadyConfig, RetryLimit, RollingConfig, SignalNumber, SocketAddress,
+    SocketConfig, SocketKind, StreamConfig, WatcherConfig,
 };
 
 /// Default of `buffer_bytes` (ours): the 2 MB that Papa's manual promised.
@@ -85,6 +85,7 @@ impl Default for GlobalSettings {
             debug: false,
             fqdn_prefix: None,
             papa_endpoint: None,
+            admin: None,
             other: BTreeMap::new(),
         }
     }
@@ -145,6 +146,7 @@ impl WatcherConfig {
             ready: READY,
             alive: ALIVE,
             watchdog: None,
+            rolling: RollingConfig::default(),
             depends_on: Vec::new(),
             essential: false,
             env_file: None,

@@ -319,6 +319,7 @@ fn changed(old: &WatcherConfig, new: &WatcherConfig) -> Changed {
         ready,
         alive,
         watchdog,
+        rolling,
         depends_on,
         essential,
         // What it says is in the environment.
@@ -414,6 +415,7 @@ fn changed(old: &WatcherConfig, new: &WatcherConfig) -> Changed {
         ("max_rss", *max_rss != new.max_rss),
         ("ready", *ready != new.ready),
         ("alive", *alive != new.alive),
+        ("rolling", *rolling != new.rolling),
         ("depends_on", *depends_on != new.depends_on),
         ("essential", *essential != new.essential),
         ("flapping", *flapping != new.flapping),
@@ -446,6 +448,7 @@ fn global(old: &GlobalSettings, new: &GlobalSettings) -> Vec<String> {
         debug,
         fqdn_prefix,
         papa_endpoint,
+        admin,
         // What nobody knows changes nothing.
         other: _,
     } = old;
@@ -478,6 +481,7 @@ fn global(old: &GlobalSettings, new: &GlobalSettings) -> Vec<String> {
         ("debug", *debug != new.debug),
         ("fqdn_prefix", *fqdn_prefix != new.fqdn_prefix),
         ("papa_endpoint", *papa_endpoint != new.papa_endpoint),
+        ("[admin]", *admin != new.admin),
     ];
     differ
         .into_iter()

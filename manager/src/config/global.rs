@@ -83,6 +83,8 @@ pub(super) fn read(
         debug: reader.boolean("debug", false),
         fqdn_prefix: reader.some_text("fqdn_prefix"),
         papa_endpoint: papa_endpoint(&mut reader),
+        // Another section says.
+        admin: None,
         other: BTreeMap::new(),
     };
     reader.warn_unsupported(|key| match key {
@@ -153,7 +155,7 @@ fn papa_endpoint(reader: &mut Reader<'_>) -> Option<String> {
 }
 
 /// Other machines are not served: they have no user who could be looked up.
-fn loopback_port(text: &str) -> Option<SocketAddr> {
+pub(super) fn loopback_port(text: &str) -> Option<SocketAddr> {
     let text = text.trim();
     let address = text.strip_prefix("tcp://").unwrap_or(text);
     let address = address.replacen("localhost:", "127.0.0.1:", 1);

@@ -10,11 +10,12 @@ use super::ini::{quoted, strip};
 use super::model::{Configuration, PluginConfig, SocketConfig, WatcherConfig};
 use super::plugin_watcher::watcher_of;
 use super::section::Findings;
-use super::{depend, global, limits, plugin, socket, suggest, variables, watcher};
+use super::{admin, depend, global, limits, plugin, socket, suggest, variables, watcher};
 
 /// What a section's header says it is.
 pub(super) enum Kind<'a> {
     Circus,
+    Admin,
     Env,
     EnvFor(&'a str),
     Watcher(&'a str),
@@ -26,6 +27,7 @@ pub(super) enum Kind<'a> {
 pub(super) fn kind_of(section: &Section) -> Kind<'_> {
     match (section.name.as_str(), section.name.split_once(':')) {
         ("circus", _) => Kind::Circus,
+        ("admin", _) => Kind::Admin,
         ("env", _) => Kind::Env,
         (_, Some(("env", patterns))) => Kind::EnvFor(patterns),
         (_, Some(("watcher", name))) => Kind::Watcher(name),
@@ -44,7 +46,7 @@ pub(super) fn interpret(
 ) -> Configuration {
     let environments = Environments::read(document, environment, findings);
     let variables = &environments.variables;
-    let global = global::read(document, main_file, variables, findings);
+    let mut global = global::read(document, main_file, variables, findings);
     let mut watchers: Vec<WatcherConfig> = Vec::new();
     let mut sockets: Vec<SocketConfig> = Vec::new();
     let mut plugins: Vec<PluginConfig> = Vec::new();
@@ -52,6 +54,10 @@ pub(super) fn interpret(
         let kind = kind_of(section);
         let named = match kind {
             Kind::Circus | Kind::Env | Kind::EnvFor(_) => None,
+            Kind::Admin => {
+                global.admin = admin::read(section, variables, findings);
+                None
+            }
             Kind::Unknown => {
                 warn_unknown_section(section, findings);
                 None
@@ -120,7 +126,9 @@ pub(super) fn interpret(
 
 fn warn_unknown_section(section: &Section, findings: &mut Findings) {
     let prefix = section.name.split_once(':').map(|(prefix, _)| prefix);
-    let kinds = ["circus", "env", "DEFAULT", "watcher", "socket", "plugin"];
+    let kinds = [
+        "circus", "admin", "env", "DEFAULT", "watcher", "socket", "plugin",
+    ];
     let meant = suggest::nearest(prefix.unwrap_or(&section.name), kinds);
     let message = format!(
         "section [{}] is unknown and ignored{}",

@@ -244,6 +244,22 @@ pub const CIRCUS: &[Key] = &[
     ),
 ];
 
+/// Section `[admin]`.
+pub const ADMIN: &[Key] = &[
+    ours(
+        "endpoint",
+        "`127.0.0.1:PORT`",
+        "required",
+        "a loopback port; serves those who may use the `tcp:` endpoints",
+    ),
+    ours(
+        "watchers",
+        "names or patterns with commas between",
+        "all",
+        "what a request without `name` means",
+    ),
+];
+
 /// Section `[watcher:NAME]`, without the options of streams.
 pub const WATCHER: &[Key] = &[
     key(
@@ -498,6 +514,36 @@ pub const WATCHER: &[Key] = &[
         "seconds (float)",
         "0",
         "a process that does not send `WATCHDOG=1` so often is replaced; 0 for never",
+    ),
+    ours(
+        "rolling",
+        "bool",
+        "false",
+        "`reload`, `set` and `reloadconfig` replace processes as `kingpole reload --rolling` does: never too few are ready, and one that does not become ready ends it",
+    ),
+    ours(
+        "rolling_min_active",
+        "int",
+        "all, or all but one",
+        "rolling runs: never fewer than so many ready processes",
+    ),
+    ours(
+        "rolling_max_surge",
+        "int",
+        "a quarter, at least 1",
+        "rolling runs: so many extra processes at most",
+    ),
+    ours(
+        "rolling_skew",
+        "seconds (float)",
+        "0",
+        "rolling runs: pause between two stops of old processes",
+    ),
+    ours(
+        "rolling_timeout",
+        "seconds (float)",
+        "`ready_timeout`",
+        "rolling runs: a new process that is not ready by then ends the run",
     ),
     ours(
         "depends_on",

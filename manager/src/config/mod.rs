@@ -4,6 +4,7 @@
 //! values, and nothing here spawns, opens or looks anything up by itself. The exception is
 //! [`disk`], which does nothing else.
 
+pub mod admin;
 pub mod amend;
 pub mod check;
 mod coerce;
@@ -35,6 +36,7 @@ mod plugin;
 pub mod plugin_settings;
 pub mod plugin_watcher;
 pub mod probe;
+pub mod rolling;
 mod section;
 pub mod signals;
 mod socket;

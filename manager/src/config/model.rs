@@ -12,9 +12,11 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
+pub use super::admin::AdminConfig;
 pub use super::diagnostic::{Diagnostic, Location, Severity};
 pub use super::flapping::{Flapping, FlappingOverrides};
 pub use super::probe::{AliveConfig, Probe, ReadyConfig};
+pub use super::rolling::RollingConfig;
 
 /// A whole configuration: the main file and everything it includes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -105,6 +107,8 @@ pub struct GlobalSettings {
     pub fqdn_prefix: Option<String>,
     /// Where the process kernel listens: `ipc:/PATH`, `tcp://HOST:PORT` (Circus up to 0.17); checked.
     pub papa_endpoint: Option<String>,
+    /// Section `[admin]` (ours).
+    pub admin: Option<AdminConfig>,
     /// Keys of the section that nobody knows, as written.
     pub other: BTreeMap<String, String>,
 }
@@ -317,6 +321,8 @@ pub struct WatcherConfig {
     /// How often a process has to say that it is alive, by systemd's protocol (ours).
     #[serde(serialize_with = "as_optional_seconds")]
     pub watchdog: Option<Duration>,
+    /// How its processes are replaced while enough are ready (ours).
+    pub rolling: RollingConfig,
     /// Watchers (as written) that have to be up before this one is started (ours).
     pub depends_on: Vec<String>,
     /// Whether the manager ends with it (ours).
@@ -513,8 +519,8 @@ pub struct TimedRotatingFileStreamConfig {
     pub lines: LineFormat,
 }
 
-/// A hook as written: `dotted.path[, ignore failures]`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+/// A hook as written: `dotted.path[, ignore failures]`. It is the same wherever it is written.
+#[derive(Clone, Debug, Serialize)]
 pub struct HookConfig {
     /// What to call.
     pub target: String,
@@ -522,6 +528,17 @@ pub struct HookConfig {
     pub ignore_failure: bool,
     /// Place of the key.
     pub origin: Location,
+}
+
+impl PartialEq for HookConfig {
+    fn eq(&self, other: &Self) -> bool {
+        let Self {
+            target,
+            ignore_failure,
+            origin: _,
+        } = self;
+        (target, ignore_failure) == (&other.target, &other.ignore_failure)
+    }
 }
 
 /// What a hook is.

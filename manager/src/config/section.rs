@@ -276,7 +276,13 @@ impl<'a> Reader<'a> {
 
 /// Whether any section has a use for the key.
 fn is_known_anywhere(key: &str) -> bool {
-    let tables = [keys::CIRCUS, keys::WATCHER, keys::SOCKET, keys::PLUGIN];
+    let tables = [
+        keys::CIRCUS,
+        keys::ADMIN,
+        keys::WATCHER,
+        keys::SOCKET,
+        keys::PLUGIN,
+    ];
     tables
         .into_iter()
         .any(|table| keys::find(table, key).is_some())

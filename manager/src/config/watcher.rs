@@ -18,6 +18,7 @@ use super::model::{
     WatcherConfig,
 };
 use super::probe;
+use super::rolling;
 use super::section::{Findings, Reader};
 use super::stream::{self, Output};
 use super::suggest;
@@ -61,6 +62,8 @@ pub(super) fn read(
         .collect();
     let copy_env = reader.boolean("copy_env", false);
     let max_age = reader.whole_seconds("max_age", Duration::ZERO);
+    let numprocesses = number(&mut reader, "numprocesses", limits::NUMPROCESSES, 1);
+    let singleton = reader.boolean("singleton", false);
     let mut watcher = WatcherConfig {
         written_at,
         options,
@@ -69,12 +72,12 @@ pub(super) fn read(
         executable: reader.some_text("executable"),
         shell: reader.boolean("shell", false),
         shell_args: reader.some_text("shell_args"),
-        numprocesses: number(&mut reader, "numprocesses", limits::NUMPROCESSES, 1),
+        numprocesses,
         warmup_delay: reader.seconds("warmup_delay", base.warmup_delay),
         priority: reader
             .integer("priority", i64::MIN..=i64::MAX)
             .unwrap_or(base.priority),
-        singleton: reader.boolean("singleton", false),
+        singleton,
         respawn: reader.boolean("respawn", true),
         autostart: reader.boolean("autostart", true),
         on_demand: reader.boolean("on_demand", false),
@@ -133,6 +136,7 @@ pub(super) fn read(
         ready: probe::read_ready(&mut reader),
         alive: probe::read_alive(&mut reader),
         watchdog: probe::read_watchdog(&mut reader),
+        rolling: rolling::read(&mut reader, numprocesses, singleton),
         depends_on: depend::read(&mut reader),
         essential: reader.boolean("essential", false),
         env_file: reader.some_text("env_file").map(PathBuf::from),

@@ -7,6 +7,7 @@
 //! word.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::action::{Action, EventAction, Level};
 use super::commands::{Pending, invalid, leaving};
@@ -14,7 +15,7 @@ use super::commands::{Pending, invalid, leaving};
 use super::context::Fault;
 use super::context::{Context, changed};
 use super::fingerprint::{digest, fingerprint, program, section_digest};
-use super::ids::{CommandId, WatcherKey};
+use super::ids::{CommandId, Moment, WatcherKey};
 use super::limits::{ADDED_WATCHERS_MAX, NUMPROCESSES_MAX, OPTION_BYTES_MAX, READS_MAX};
 use super::manager::Engine;
 use super::operation::Operation;
@@ -22,8 +23,8 @@ use super::remember::{Added, Memory, OptionWord, Removed, Run, StopReason};
 use super::sockets::SocketUse;
 use super::watcher::{Standing, Watcher};
 use crate::command::{
-    Add, Answer, Refusal, RefusalKind, ReloadConfig, ReloadMethod, Remove, Response, SetOptions,
-    Stopping, Wait, WatcherResult,
+    Add, Answer, Refusal, RefusalKind, ReloadConfig, ReloadMethod, Remove, Response, Selection,
+    SetOptions, Stopping, Wait, WatcherOutcome, WatcherResult,
 };
 use crate::config::amend::{self, AmendError, Changes};
 use crate::config::depend::cycle;
@@ -50,6 +51,11 @@ impl From<AmendError> for Refusal {
 }
 
 impl Watcher {
+    /// When it is to be removed, if it was added for a while.
+    pub(super) fn until(&self) -> Option<Moment> {
+        self.memory().added.as_ref()?.until
+    }
+
     /// What the file, or who added it, says about it without changed options.
     fn plain(&self, memory: &Memory) -> Result<Option<WatcherConfig>, AmendError> {
         match &memory.added {
@@ -307,10 +313,15 @@ impl Engine {
             )));
         }
         let changes = amend::changes(&request.options)?;
-        let options: BTreeMap<String, String> = changes
-            .into_iter()
-            .filter_map(|(key, text)| Some((key, text?)))
-            .collect();
+        let mut options = match &request.like {
+            Some(name) => self.options_like(name, &request.env)?,
+            None => BTreeMap::new(),
+        };
+        options.extend(
+            changes
+                .into_iter()
+                .filter_map(|(key, text)| Some((key, text?))),
+        );
         let bytes = options.iter().map(|(key, text)| key.len() + text.len());
         check_size(bytes.sum())?;
         let config = amend::defined(&request.name, &options)?;
@@ -329,6 +340,9 @@ impl Engine {
             name: request.name.clone(),
             options,
             written,
+            until: request
+                .lifetime_ms
+                .map(|lifetime| self.cx.now + Duration::from_millis(lifetime)),
         });
         watcher.standing = Standing::Configured;
         watcher.reconsider(&mut self.cx, &self.base);
@@ -352,12 +366,78 @@ impl Engine {
         Ok(())
     }
 
+    /// Options of one process more of a watcher.
+    fn options_like(
+        &self,
+        name: &str,
+        env: &BTreeMap<String, String>,
+    ) -> Result<BTreeMap<String, String>, Refusal> {
+        let keys = self.select(&Selection::one(name))?;
+        let found = keys.first().and_then(|key| self.watchers.get(key));
+        let Some(watcher) = found else {
+            return Err(invalid(format!("there is no watcher {name:?}")));
+        };
+        let mut environment = watcher.config.environment.clone();
+        environment.extend(env.clone());
+        let mut options = watcher.config.options.clone();
+        // Two would write to the same files; and what is said of many, or of what has to run, is not said of one more.
+        options.retain(|key, _| {
+            let is_stream = key.starts_with("stdout_stream.") || key.starts_with("stderr_stream.");
+            !is_stream
+                && !["env_file", "essential", "max_age", "on_demand", "rolling"]
+                    .contains(&key.as_str())
+        });
+        for (key, value) in [
+            ("numprocesses", "1"),
+            ("respawn", "false"),
+            ("autostart", "true"),
+        ] {
+            options.insert(key.to_owned(), value.to_owned());
+        }
+        options.extend(amend::environment_option(&environment));
+        Ok(options)
+    }
+
+    /// Removes what was added for a while that is over.
+    pub(super) fn remove_expired(&mut self) {
+        if self.ending.begun() {
+            return;
+        }
+        let now = self.cx.now;
+        let over = |watcher: &&Watcher| watcher.until().is_some_and(|until| until <= now);
+        let over = self.watchers.values().filter(over);
+        let keys: Vec<WatcherKey> = over.map(|watcher| watcher.key.clone()).collect();
+        self.take_away(&keys, Stopping::Stop);
+        for key in keys {
+            if let Some(watcher) = self.watchers.get_mut(&key) {
+                let name = &watcher.config.name;
+                let text = format!("watcher {name:?}: its time is over, so it is removed");
+                self.cx.log(Level::Info, text);
+                watcher.enqueue(&mut self.cx, Operation::Remove, None);
+            }
+        }
+    }
+
     /// Removes watchers.
     pub(super) fn remove(&mut self, command: CommandId, request: &Remove) -> Result<(), Refusal> {
         let keys = self.select(&request.selection)?;
+        let outcomes = self.take_away(&keys, request.stopping);
+        match request.stopping {
+            Stopping::Leave => self.cx.promise(command, changed(outcomes)),
+            Stopping::Stop => {
+                let targets = keys.into_iter().map(|key| (key, Operation::Remove));
+                self.accept(command, targets.collect(), request.wait);
+            }
+        }
+        Ok(())
+    }
+
+    /// What is said of watchers that are removed: they are not there any more. Gives the outcomes of those whose processes are left
+    /// alone.
+    fn take_away(&mut self, keys: &[WatcherKey], stopping: Stopping) -> Vec<WatcherOutcome> {
         let mut outcomes = Vec::new();
         let now = self.cx.now;
-        for key in &keys {
+        for key in keys {
             let Some(watcher) = self.watchers.get_mut(key) else {
                 continue;
             };
@@ -367,26 +447,16 @@ impl Engine {
             let memory = watcher.memory_mut();
             memory.added = None;
             memory.rollout = None;
-            memory.removed = Some(Removed {
-                stopping: request.stopping,
-                written,
-            });
-            watcher.standing = Standing::Removed(request.stopping);
+            memory.removed = Some(Removed { stopping, written });
+            watcher.standing = Standing::Removed(stopping);
             self.starts.remove(key);
-            if request.stopping == Stopping::Leave {
+            if stopping == Stopping::Leave {
                 outcomes.push(watcher.outcome(WatcherResult::Done, None));
             }
             self.dirty.insert(key.clone());
         }
-        self.stale = true;
-        match request.stopping {
-            Stopping::Leave => self.cx.promise(command, changed(outcomes)),
-            Stopping::Stop => {
-                let targets = keys.into_iter().map(|key| (key, Operation::Remove));
-                self.accept(command, targets.collect(), request.wait);
-            }
-        }
-        Ok(())
+        self.stale |= !keys.is_empty();
+        outcomes
     }
 
     /// Has the configuration file read for a command.

@@ -454,9 +454,10 @@ impl Engine {
         let watchers = if selection.watchers.is_empty() {
             // By far the most frequent question, so without a list of keys.
             let all = self.order.iter().filter_map(|key| self.watchers.get(key));
-            all.filter(|watcher| is_there(watcher)).map(state).collect()
+            let configured = all.filter(|watcher| !watcher.standing.is_over());
+            configured.map(state).collect()
         } else {
-            let keys = self.select_any(selection)?;
+            let keys = self.select(selection)?;
             let meant = keys.iter().filter_map(|key| self.watchers.get(key));
             meant.map(state).collect()
         };

@@ -208,6 +208,7 @@ impl Engine {
             .map(|watcher| watcher.key.clone())
             .collect();
         self.dirty.extend(due);
+        self.remove_expired();
         self.cx.ask_for_sockets();
     }
 
@@ -230,7 +231,13 @@ impl Engine {
         if self.ending.over() || !self.cx.connected() {
             return None;
         }
-        let watchers = self.watchers.values().filter_map(|watcher| watcher.wake);
+        // What is leaving removes nothing any more.
+        let stays = !self.ending.begun();
+        let watchers = self.watchers.values().flat_map(|watcher| {
+            let until = watcher.until().filter(|_| stays);
+            [watcher.wake, until]
+        });
+        let watchers = watchers.flatten();
         let others = [
             self.cx.sockets.deadline(),
             self.starts.deadline(self.cx.now),

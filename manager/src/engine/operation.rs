@@ -113,6 +113,7 @@ impl Watcher {
         operation: Operation,
         waiter: Option<CommandId>,
     ) {
+        let operation = self.as_configured(cx, operation);
         match operation {
             Operation::Stop => self.supersede(cx, "a later command stopped the watcher"),
             Operation::Remove => self.supersede(cx, "a later command removed the watcher"),

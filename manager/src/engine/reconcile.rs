@@ -93,6 +93,7 @@ impl Engine {
         self.refresh_recovered();
         self.note_standpoints();
         self.ending.cover(&mut self.watchers, &mut self.cx);
+        self.remove_expired();
         self.touch_all();
     }
 

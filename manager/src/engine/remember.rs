@@ -230,6 +230,9 @@ pub(super) struct Added {
     pub(super) options: BTreeMap<String, String>,
     /// Digest of what the configuration said about the name then.
     pub(super) written: String,
+    /// When it is removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) until: Option<Moment>,
 }
 
 /// A watcher removed at run time.
@@ -411,6 +414,7 @@ mod tests {
                 name: "Web".to_owned(),
                 options: [("cmd".to_owned(), "x".to_owned())].into(),
                 written: "-".to_owned(),
+                until: None,
             }),
             removed: Some(Removed {
                 stopping: Stopping::Leave,

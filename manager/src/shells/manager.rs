@@ -4,7 +4,7 @@
 mod sockets;
 mod upgrading;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};

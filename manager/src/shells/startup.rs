@@ -248,20 +248,20 @@ async fn serve(
     // On probation clients wait: for us, or for the program before.
     let (healthy, is_healthy) = watch::channel(resumed.is_none());
     {
-        let address = control.configuration.borrow().global.metrics_endpoint;
+        let global = control.configuration.borrow().global.clone();
         let (control, listeners, log) = (control.clone(), listeners.clone(), log.clone());
         let mut is_healthy = is_healthy.clone();
-        // Nobody waits for its last answer: a scraper asks again.
+        // Nobody waits for their last answers: a scraper asks again, and so do people.
         tokio::spawn(async move {
             if is_healthy.wait_for(|healthy| *healthy).await.is_err() {
                 return;
             }
-            match address {
-                Some(address) => {
-                    control::metrics_port::serve(address, listeners, control, log).await;
-                }
-                None => control::metrics_port::forget(listeners).await,
-            }
+            let (address, admin) = (global.metrics_endpoint, global.admin);
+            let tools = (listeners.clone(), control.clone(), log.clone());
+            tokio::join!(
+                control::metrics_port::serve(address, tools.0, tools.1, tools.2),
+                control::admin::serve(admin, listeners, control, log),
+            );
         });
     }
     let server = tokio::spawn({

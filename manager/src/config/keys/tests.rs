@@ -55,6 +55,7 @@ fn classes() -> String {
 fn with_tables(mut page: String) -> String {
     let tables = [
         ("circus", table(CIRCUS)),
+        ("admin", table(ADMIN)),
         ("watcher", table(WATCHER)),
         ("stream", table(STREAM)),
         ("classes", classes()),

@@ -1,9 +1,13 @@
 //! Rolling runs are accepted, begin, and are concluded.
 
+use std::time::Duration;
+
 use super::drive::timeout;
 use super::{Order, Rolled, Rolling};
 use crate::command::rolling::{Caller, Purpose, Roll, RollOptions, RunLimits, RunState};
-use crate::command::{Answer, Refusal, RefusalKind, Wait, WatcherOutcome, WatcherResult};
+use crate::command::{
+    Answer, Refusal, RefusalKind, ReloadMethod, Wait, WatcherOutcome, WatcherResult,
+};
 use crate::config::amend::Changes;
 use crate::engine::action::{EventAction, Level};
 use crate::engine::commands::{Pending, invalid};
@@ -32,7 +36,7 @@ impl Engine {
         for watcher in keys.iter().filter_map(|key| self.watchers.get(key)) {
             watcher.check_free_for_run(self.cx.now)?;
             let limits = watcher.checked_limits(request.options)?;
-            reports.push(watcher.planned_run(&self.cx, limits, &request.by));
+            reports.push(watcher.planned_run(&self.cx, limits, request));
         }
         if request.dry_run {
             self.cx.reply(command, Ok(Answer::Runs { runs: reports }));
@@ -139,22 +143,58 @@ impl Watcher {
     /// What a run keeps to, with the defaults filled in.
     pub(super) fn limits_of(&self, options: RollOptions) -> RunLimits {
         let count = self.count();
-        let max_surge = match options.max_surge {
+        let own = &self.config.rolling;
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let max_surge = match options.max_surge.or(own.max_surge) {
             _ if self.config.singleton => 0,
             Some(surge) => surge,
             None => count.div_ceil(4).max(1),
         };
         let spare = u32::from(max_surge == 0);
-        let usual = u64::try_from(self.config.ready.timeout.as_millis()).unwrap_or(u64::MAX);
+        let usual = own.timeout.unwrap_or(self.config.ready.timeout);
         RunLimits {
             min_active: options
                 .min_active
+                .or(own.min_active)
                 .unwrap_or_else(|| count.saturating_sub(spare)),
             max_surge,
-            skew_ms: options.skew_ms.unwrap_or(0),
-            timeout_ms: options.timeout_ms.unwrap_or(usual),
+            skew_ms: options
+                .skew_ms
+                .unwrap_or_else(|| own.skew.map_or(0, millis)),
+            timeout_ms: options.timeout_ms.unwrap_or_else(|| millis(usual)),
             force: options.force,
         }
+    }
+
+    /// What an operation becomes: where the watcher says `rolling`, a reload and what follows from changed options are rolling runs,
+    /// if one is possible.
+    pub(in crate::engine) fn as_configured(
+        &mut self,
+        cx: &mut Context,
+        operation: Operation,
+    ) -> Operation {
+        let replaces = match operation {
+            Operation::Replace { method } => {
+                method == ReloadMethod::Graceful && !self.config.send_hup
+            }
+            // However it would be done. What is on its way may be of the old options, and a run knows its
+            // processes by their numbers.
+            Operation::Refresh { .. } => {
+                self.wanted() && self.has_outdated() && self.spawning.is_empty()
+            }
+            _ => false,
+        };
+        if !(replaces && self.config.rolling.always) || self.memory().suspended {
+            return operation;
+        }
+        let options = RollOptions::default();
+        if let Err(refusal) = self.checked_limits(options) {
+            let text = format!("{}; it is done without a rolling run", refusal.reason);
+            cx.log(Level::Warning, text);
+            return operation;
+        }
+        let order = self.order_run(cx.now, Purpose::Reload, Caller::default(), options);
+        Operation::Roll(Box::new(order))
     }
 
     /// A number and a date for a run.
@@ -191,8 +231,7 @@ impl Watcher {
         };
         self.set_run(Run::Running);
         self.begin_afresh();
-        let through = self.children.newest().unwrap_or(ProcessId(0));
-        let to_replace = u32::try_from(self.children.settled()).unwrap_or(u32::MAX);
+        let (through, to_replace) = self.to_replace(&order);
         cx.log(
             Level::Info,
             format!(
@@ -216,6 +255,24 @@ impl Watcher {
             away_from,
             before,
         });
+    }
+
+    /// The newest of the processes that a run replaces, and how many they are: all that are alive, or so many of the oldest.
+    pub(super) fn to_replace(&self, order: &Order) -> (ProcessId, u32) {
+        // Of a new version there is never only a part.
+        let workers = order
+            .options
+            .workers
+            .filter(|_| order.purpose == Purpose::Reload);
+        let most = workers.map_or(usize::MAX, |it| usize::try_from(it).unwrap_or(usize::MAX));
+        let settled = self.children.iter().filter(|(_, child)| !child.stopping());
+        let chosen: Vec<ProcessId> = settled.map(|(process, _)| process).take(most).collect();
+        let newest = match workers {
+            None => self.children.newest(),
+            Some(_) => chosen.last().copied(),
+        };
+        let count = u32::try_from(chosen.len()).unwrap_or(u32::MAX);
+        (newest.unwrap_or(ProcessId(0)), count)
     }
 
     /// How many old processes of a run are gone.

@@ -1,7 +1,7 @@
 //! What is told about rolling runs.
 
 use super::Order;
-use crate::command::rolling::{Caller, Purpose, RunLimits, RunReport, RunState};
+use crate::command::rolling::{Purpose, Roll, RunLimits, RunReport, RunState};
 use crate::command::{Answer, Response, Selection};
 use crate::engine::context::Context;
 use crate::engine::manager::Engine;
@@ -61,13 +61,13 @@ impl Watcher {
     }
 
     /// A run that nobody has asked for yet.
-    pub(super) fn planned_run(&self, cx: &Context, limits: RunLimits, by: &Caller) -> RunReport {
+    pub(super) fn planned_run(&self, cx: &Context, limits: RunLimits, request: &Roll) -> RunReport {
         let order = Order {
             run: 0,
             purpose: Purpose::Reload,
-            by: by.clone(),
+            by: request.by.clone(),
             at: cx.now,
-            options: crate::command::rolling::RollOptions::default(),
+            options: request.options,
             changes: crate::config::amend::Changes::new(),
         };
         self.report_of(cx, &order, limits, RunState::Planned)
@@ -91,7 +91,7 @@ impl Watcher {
             began: order.at,
             ended: None,
             limits,
-            to_replace: number(self.children.settled()),
+            to_replace: self.to_replace(order).1,
             replaced: 0,
             ready: number(self.ready_in_run_count(cx)),
             numprocesses: self.count(),

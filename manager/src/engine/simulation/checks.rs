@@ -148,6 +148,11 @@ fn stays_at_rest(world: &mut World) -> Result<(), String> {
     if !forgotten && (history.spawns, history.signals) != (spawns, signals) {
         return Err("processes were started or signalled for no reason".to_owned());
     }
+    // The hour may have ended in the middle of a look at a process.
+    let limit = world.now + REST;
+    while !world.probes.idle() && world.jump(limit)? {
+        run_dry(world)?;
+    }
     at_rest(world)
 }
 
@@ -179,6 +184,9 @@ fn at_rest(world: &World) -> Result<(), String> {
         let memory = watcher.memory();
         if watcher.standing == Standing::Removed(Stopping::Leave) {
             continue;
+        }
+        if watcher.until().is_some() {
+            return Err(format!("{} is there for a while only", watcher.key));
         }
         check_answering(world, &watcher.config, &watcher.key)?;
         let ready = if watcher.wanted() && watcher.awaiting.is_some() {

@@ -434,6 +434,7 @@ pub(super) fn random_command(random: &mut Random, configuration: &Configuration)
                 options: texts.map(|(key, text)| (key, json!(text))).collect(),
                 start: !one_in(random, 3),
                 wait,
+                ..Add::default()
             })
         }
         18 => Command::Rm(Remove {
@@ -476,6 +477,7 @@ fn random_roll(random: &mut Random, selection: Selection, wait: Wait) -> Roll {
         skew_ms: perhaps(1).map(|it| u64::from(it) * 700),
         timeout_ms: perhaps(2).map(|it| 2000 + u64::from(it) * 10_000),
         force: one_in(random, 5),
+        workers: None,
     };
     Roll {
         selection,

@@ -21,7 +21,7 @@ fn add(name: &str, options: Value, start: bool) -> Command {
         name: name.to_owned(),
         options: serde_json::from_value(options).expect("an object"),
         start,
-        wait: Wait::No,
+        ..Add::default()
     })
 }
 
@@ -421,4 +421,59 @@ fn quit_forgets_what_was_changed_at_run_time() {
     assert_eq!(bench.finished, Some(Outcome::Quit));
     assert!(bench.live().is_empty());
     assert!(bench.kernel.values.is_empty(), "{:?}", bench.kernel.values);
+}
+
+#[test]
+fn one_process_more_of_a_watcher_runs_for_a_while_with_other_variables_and_under_the_next_manager()
+{
+    let options = [
+        ("numprocesses", "2"),
+        ("env", r#"{"A": "1", "B": "2"}"#),
+        ("stdout_stream.filename", "/tmp/web.log"),
+        ("max_age", "5"),
+    ];
+    let mut bench = Bench::new(vec![written("web", &options)]);
+    let env = [("B".to_owned(), "other".to_owned())].into();
+    bench.command(Command::Add(Add::profile("Web", env, 30_000)));
+    assert_eq!(bench.kernel.live().count(), 3);
+    assert_eq!(option(&mut bench, "Web-profile", "cmd"), json!("serve"));
+    let configured = bench.configured.clone().expect("a configuration");
+    let config = configured.watcher("web-profile").expect("the new one");
+    let variables: Vec<_> = config.environment.iter().collect();
+    let expected = [("A", "1"), ("B", "other")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+    assert_eq!(
+        variables,
+        expected.iter().map(|(k, v)| (k, v)).collect::<Vec<_>>()
+    );
+    assert_eq!((config.respawn, config.max_age), (false, None));
+    assert_eq!(
+        config.stdout_stream,
+        crate::config::model::StreamConfig::Unconfigured
+    );
+    let again = Add::profile("web", BTreeMap::new(), 30_000);
+    let refused = refusal(&mut bench, Command::Add(again));
+    assert_eq!(refused.kind, RefusalKind::AlreadyExists);
+    bench.advance(Duration::from_secs(20));
+    let file = bench.file.clone().expect("a file");
+    let mut bench = bench.next_manager(file);
+    assert!(
+        bench
+            .engine
+            .watchers
+            .contains_key(&WatcherKey::of("web-profile"))
+    );
+    bench.advance(Duration::from_secs(11));
+    bench.advance(Duration::from_secs(10));
+    assert!(
+        !bench
+            .engine
+            .watchers
+            .contains_key(&WatcherKey::of("web-profile"))
+    );
+    assert_eq!(bench.kernel.live().count(), 2);
+    let unknown = Add::profile("nobody", BTreeMap::new(), 1);
+    assert_eq!(
+        refusal(&mut bench, Command::Add(unknown)).kind,
+        RefusalKind::UnknownWatcher
+    );
 }

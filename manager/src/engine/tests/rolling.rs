@@ -423,3 +423,116 @@ fn nothing_is_started_while_spawning_is_suspended() {
     bench.command(Command::Resume(Change::default()));
     assert_eq!(bench.ids(), [2, 3, 4]);
 }
+
+fn configured() -> WatcherConfig {
+    let options = [
+        ("numprocesses", "3"),
+        ("rolling", "true"),
+        ("rolling_max_surge", "2"),
+    ];
+    written("web", &options)
+}
+
+fn reload() -> Command {
+    Command::Reload(crate::command::Reload {
+        selection: Selection::one("web"),
+        wait: Wait::Done,
+        ..crate::command::Reload::default()
+    })
+}
+
+#[test]
+fn where_the_file_says_so_every_graceful_replacement_is_a_rolling_run() {
+    let mut bench = ready(configured());
+    let command = bench.command(reload());
+    assert_eq!(bench.take_events(), ["web.spawn", "web.spawn"]);
+    bench.advance(Duration::from_secs(30));
+    assert_eq!(bench.ids(), [4, 5, 6]);
+    let Some(Ok(Answer::Changed { watchers })) = bench.replies.remove(&command) else {
+        panic!("an answer as to any reload")
+    };
+    assert_eq!(
+        (watchers[0].started.len(), watchers[0].stopped.len()),
+        (3, 3)
+    );
+    let report = bench.run_report();
+    assert_eq!((report.state, report.limits.max_surge), (RunState::Done, 2));
+    // A changed option, and a changed file.
+    bench.take_events();
+    let options = serde_json::from_value(serde_json::json!({"args": "--level 2"}));
+    bench.command(Command::Set(crate::command::SetOptions {
+        selection: Selection::one("web"),
+        options: options.expect("an object"),
+        wait: Wait::No,
+    }));
+    assert_eq!(
+        bench.take_events(),
+        ["web.updated", "web.spawn", "web.spawn"]
+    );
+    bench.advance(Duration::from_secs(30));
+    assert_eq!(bench.run_report().run, 2);
+    assert_eq!(bench.ids(), [7, 8, 9]);
+    let options = [
+        ("cmd", "serve --other"),
+        ("numprocesses", "3"),
+        ("rolling", "true"),
+    ];
+    bench.file = Ok(configuration(vec![written("web", &options)]));
+    bench.command(Command::ReloadConfig(
+        crate::command::ReloadConfig::default(),
+    ));
+    bench.advance(Duration::from_secs(30));
+    let report = bench.run_report();
+    assert_eq!((report.run, report.state), (3, RunState::Done));
+    assert_eq!(bench.ids(), [10, 11, 12]);
+}
+
+#[test]
+fn a_reload_during_a_run_of_the_file_s_waits_for_its_end() {
+    let mut bench = ready(configured());
+    bench.command(reload());
+    let second = bench.command(reload());
+    bench.advance(Duration::from_secs(60));
+    assert!(bench.replies.contains_key(&second));
+    assert_eq!(bench.run_report().run, 2);
+    assert_eq!(bench.ids(), [7, 8, 9]);
+}
+
+#[test]
+fn what_cannot_be_rolled_is_reloaded_gracefully() {
+    let options = [
+        ("numprocesses", "2"),
+        ("rolling", "true"),
+        ("rolling_min_active", "1"),
+        ("rolling_max_surge", "0"),
+    ];
+    let mut bench = ready(written("web", &options));
+    bench.command(Command::Scale(Scale {
+        selection: Selection::one("web"),
+        numprocesses: 1,
+        wait: Wait::No,
+    }));
+    bench.advance(Duration::from_secs(20));
+    bench.take_events();
+    bench.command(reload());
+    bench.advance(Duration::from_secs(20));
+    assert_eq!(bench.ids().len(), 1);
+    assert!(bench.take_events().contains(&"web.reload".to_owned()));
+}
+
+#[test]
+fn only_so_many_of_the_oldest_are_replaced() {
+    let mut bench = ready(three());
+    let options = RollOptions {
+        workers: Some(2),
+        ..usual()
+    };
+    bench.command(roll(options));
+    bench.advance(Duration::from_secs(60));
+    assert_eq!(bench.ids(), [3, 4, 5]);
+    let report = bench.run_report();
+    assert_eq!(
+        (report.state, report.to_replace, report.replaced),
+        (RunState::Done, 2, 2)
+    );
+}

@@ -474,6 +474,7 @@ async fn add(properties: &Properties, asker: &Asker, owner: Option<&str>) -> Out
         options: options::flatten(written),
         start,
         wait,
+        ..Add::default()
     });
     let answer = asker
         .ask(command)

@@ -10,7 +10,7 @@ use nix::unistd::{Uid, User};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 
-use super::places::{Places, Standing};
+use super::places::{Place, Places, Standing};
 use super::visit::{Visit, Visitor};
 use super::{Stay, left};
 use crate::command::Caller;
@@ -65,6 +65,14 @@ pub(super) struct Peer {
 }
 
 impl Peer {
+    /// The user of that number, in that place.
+    pub(super) fn new(uid: u32, place: &Place) -> Self {
+        Self {
+            uid,
+            standing: Arc::clone(place.standing()),
+        }
+    }
+
     /// Who that is, with a name if the system knows one. May take a while.
     pub(super) fn caller(&self) -> Caller {
         let user = User::from_uid(Uid::from_raw(self.uid)).ok().flatten();
@@ -105,10 +113,7 @@ impl axum::serve::Listener for Door {
                 Ok(Connection::Tcp(_)) => {}
                 Ok(Connection::Unix(stream)) => match stream.peer_cred() {
                     Ok(peer) if self.admits(peer.uid()) => {
-                        let peer = Peer {
-                            uid: peer.uid(),
-                            standing: Arc::clone(place.standing()),
-                        };
+                        let peer = Peer::new(peer.uid(), &place);
                         return (Visit::counted(stream, place, &self.unread), peer);
                     }
                     Ok(peer) => {

@@ -2,10 +2,12 @@
 //! vocabulary and serves what the manager remembers; it decides nothing. `docs/control-api.md`
 //! describes it for clients.
 
+pub mod admin;
 mod door;
 pub mod error;
 mod events;
 mod logs;
+mod loopback;
 pub mod metrics;
 pub mod metrics_port;
 mod parameters;

@@ -251,7 +251,8 @@ impl Hearing {
                 link.follow(process, CREDIT_BYTES);
                 None
             }
-            Input::SpawnFailed { ticket, error, .. } if ticket == TICKET => {
+            Input::SpawnFailed { ticket, failure } if ticket == TICKET => {
+                let error = failure.error;
                 self.fail(&error);
                 None
             }
