@@ -1,7 +1,7 @@
 //! What processes say of themselves by systemd's protocol, on its way to the engine.
 //!
 //! They write to one socket of the process kernel, in the runtime directory. A small child of the
-//! process kernel, the [`listener`], reads it and writes what it read to its output, which the process
+//! process kernel, `listener`, reads it and writes what it read to its output, which the process
 //! kernel keeps until it is acknowledged. So what is said while no manager is there waits for the next
 //! one and blocks nobody, through upgrades and kills of everything, and neither the process kernel nor
 //! its protocol knows of it.
