@@ -88,13 +88,11 @@ pub(super) enum Fault {
     IgnoreDependencies,
     /// What processes said is forgotten before it had its effect.
     AcknowledgeUnheard,
-    /// Silence counts although nobody could hear.
-    CountSilence,
 }
 
 #[cfg(test)]
 impl Fault {
-    pub(super) const ALL: [Self; 23] = [
+    pub(super) const ALL: [Self; 22] = [
         Self::RememberTooLate,
         Self::PromiseTooEarly,
         Self::CountEndsTwice,
@@ -117,7 +115,6 @@ impl Fault {
         Self::LetItHang,
         Self::IgnoreDependencies,
         Self::AcknowledgeUnheard,
-        Self::CountSilence,
     ];
 }
 

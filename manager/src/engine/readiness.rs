@@ -497,13 +497,8 @@ impl Watcher {
 
     /// After a connection: nobody looked while there was none.
     pub(super) fn resume_looking(&self, cx: &Context, child: &mut Child) {
-        #[cfg(test)]
-        let hears = cx.fault != Fault::CountSilence;
-        #[cfg(not(test))]
-        let hears = true;
-        if hears {
-            child.voice.listen_anew(cx.now);
-        }
+        // A courtesy only: before anybody is replaced for silence, a mark tells that all was heard.
+        child.voice.listen_anew(cx.now);
         let progress = &mut child.progress;
         if let Some(deadline) = &mut progress.deadline {
             let grace = READY_GRACE.min(self.config.ready.timeout);
