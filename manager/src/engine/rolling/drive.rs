@@ -255,11 +255,11 @@ impl Watcher {
         if !skew.is_zero() && !chosen.is_empty() {
             let next = self.pulse.stopped.map_or(cx.now, |at| at + skew);
             if next > cx.now {
-                self.wake_run_at(next);
+                self.wake_run_at(cx, next);
                 chosen.clear();
             } else if chosen.len() > 1 {
                 chosen.truncate(1);
-                self.wake_run_at(cx.now + skew);
+                self.wake_run_at(cx, cx.now + skew);
             }
         }
         if !chosen.is_empty() {
@@ -268,27 +268,30 @@ impl Watcher {
         self.stop_for_run(cx, rolling, &chosen);
         self.spawn_missing(cx, step.spawn, Pace::WarmUp);
         if step.spawn > 0 && self.spawning.is_empty() && rolling.back.is_none() {
-            self.wake_run_at(self.pulse.moved + timeout(rolling));
+            self.wake_run_at(cx, self.pulse.moved + timeout(rolling));
         }
         for (process, at) in &sight.new_unready {
             let started = self.children.get(*process).map(|child| child.started);
             let late = started.map(|started| started + timeout(rolling));
             for at in [*at, late].into_iter().flatten() {
-                self.wake_run_at(at);
+                self.wake_run_at(cx, at);
             }
         }
         if rolling.back.is_some() {
             // Whoever waits is answered then.
             let at = rolling.back.as_ref().map(|trouble| trouble.at);
-            self.wake_run_at(at.unwrap_or_default() + timeout(rolling));
+            self.wake_run_at(cx, at.unwrap_or_default() + timeout(rolling));
         }
         for at in &sight.old_young {
-            self.wake_run_at(*at);
+            self.wake_run_at(cx, *at);
         }
     }
 
-    fn wake_run_at(&mut self, at: Moment) {
-        self.pulse.wake = Some(self.pulse.wake.map_or(at, |before| before.min(at)));
+    /// Looks again then. What has passed was looked at now, and must not hide what is still to come.
+    fn wake_run_at(&mut self, cx: &Context, at: Moment) {
+        if at > cx.now {
+            self.pulse.wake = Some(self.pulse.wake.map_or(at, |before| before.min(at)));
+        }
     }
 
     fn stop_for_run(&mut self, cx: &mut Context, rolling: &Rolling, processes: &[ProcessId]) {

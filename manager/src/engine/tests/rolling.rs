@@ -366,6 +366,29 @@ fn a_version_that_crashes_is_taken_back() {
 }
 
 #[test]
+fn a_way_back_that_takes_longer_than_the_time_limit_comes_to_its_end() {
+    let mut kernel = SimKernel::new(CALM);
+    // Old ones take 30 s to end.
+    kernel.weather.stubborn = 1;
+    let two = written("web", &[("numprocesses", "2"), ("graceful_timeout", "30")]);
+    let mut bench = Bench::with(configuration(vec![two]), kernel);
+    bench.advance(Duration::from_secs(30));
+    let Command::Deploy(mut order) = deploy("worse", &[]) else {
+        unreachable!("a deploy is one")
+    };
+    order.pace.max_surge = Some(2);
+    order.pace.timeout_ms = Some(5000);
+    bench.command(Command::Deploy(order));
+    bench.advance(Duration::from_millis(2500));
+    bench.die("circus.web.4");
+    bench.advance(Duration::from_secs(120));
+    assert_eq!(bench.run_report().state, RunState::Failed);
+    let status = bench.status("web");
+    assert_eq!(status.processes.len(), 2, "{status:?}");
+    assert!(!status.processes.iter().any(|it| it.outdated), "{status:?}");
+}
+
+#[test]
 fn the_next_manager_goes_on_with_a_deploy_and_with_its_way_back() {
     let mut bench = ready(three());
     bench.command(deploy("worse", &[]));
