@@ -28,9 +28,19 @@ impl Terminal {
     /// When there is no such program, or no terminal to be had.
     #[must_use]
     #[track_caller]
-    pub fn start(mut command: Command) -> Self {
+    pub fn start(command: Command) -> Self {
+        Self::with_rows(ROWS, command)
+    }
+
+    /// Starts a program on a terminal so high that what it says does not leave the screen.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    #[must_use]
+    #[track_caller]
+    pub fn with_rows(rows: u16, mut command: Command) -> Self {
         let size = Winsize {
-            ws_row: ROWS,
+            ws_row: rows,
             ws_col: COLUMNS,
             ws_xpixel: 0,
             ws_ypixel: 0,
@@ -47,7 +57,7 @@ impl Terminal {
         // The terminal ends with the last program on it, and that should not be the test.
         drop(command);
         drop(pair.slave);
-        let screen = Arc::new(Mutex::new(vt100::Parser::new(ROWS, COLUMNS, 0)));
+        let screen = Arc::new(Mutex::new(vt100::Parser::new(rows, COLUMNS, 0)));
         let mut output = File::from(pair.master.try_clone().expect("a descriptor"));
         let shown = Arc::clone(&screen);
         std::thread::spawn(move || {

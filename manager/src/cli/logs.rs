@@ -180,7 +180,7 @@ pub(super) fn show(renderer: &mut Renderer, out: &mut Vec<u8>, entry: LogEntry) 
         } => {
             let origin = format!("{watcher}.{worker}");
             let text = format!(
-                "... {unseen_bytes} bytes were written between two managers; the log file has them"
+                "... {unseen_bytes} bytes between two managers are not shown: dropped, or in the log file"
             );
             renderer.line(out, None, &origin, stream(&name), text.as_bytes());
         }
