@@ -469,6 +469,7 @@ impl Worker {
                     let until = deadline.map_or(until, |deadline| deadline.min(until));
                     self.wait(None, Some(until));
                 }
+                None if work.session.has_notices()? => {}
                 None => {
                     self.wait(Some(&work.session), deadline);
                 }

@@ -189,6 +189,13 @@ impl Session {
         Ok(self.notices.pop_front())
     }
 
+    /// Whether something has been read that nobody has asked for with [`Self::poll_notice`]: what arrives
+    /// while an answer is awaited is kept, and the socket does not tell of it again.
+    pub(super) fn has_notices(&mut self) -> Result<bool, Stop> {
+        self.take()?;
+        Ok(!self.notices.is_empty())
+    }
+
     /// Reads once what has arrived. `false` if nothing has.
     pub(super) fn receive(&mut self) -> Result<bool, Stop> {
         match self.socket.read(self.connection.space()) {
