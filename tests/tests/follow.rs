@@ -79,6 +79,11 @@ fn logs_and_events_go_on_across_kills_and_upgrades_without_a_line_missing_or_dou
         let seen = logs.seen().len();
         if seen == 3 { Ok(()) } else { Err(seen) }
     });
+    // Who has not begun to follow a first manager does not wait for a second one.
+    wait::until("the events so far", || match events.seen().is_empty() {
+        true => Err("none"),
+        false => Ok(()),
+    });
     writer.ask("background lines out p 3 0 300");
     for round in 0..5 {
         let before = logs.seen().len();
