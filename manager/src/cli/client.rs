@@ -47,6 +47,8 @@ pub enum Patience {
 /// A piece of an answer that goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part<'a> {
+    /// There is a manager, or a socket that is kept for the next one.
+    Reached,
     /// The manager has said yes.
     Begins,
     /// A line.
@@ -158,12 +160,12 @@ impl ManagerClient {
         mut handle: impl FnMut(&[u8]) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         self.body(path, |part| match part {
-            Part::Begins => Ok(()),
+            Part::Reached | Part::Begins => Ok(()),
             Part::Line(line) => handle(line),
         })
     }
 
-    /// As [`Self::lines`], and tells when the manager begins to answer.
+    /// As [`Self::lines`], and tells when there is a manager and when it begins to answer.
     ///
     /// # Errors
     /// The same.
@@ -173,7 +175,10 @@ impl ManagerClient {
         mut handle: impl FnMut(Part<'_>) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         self.runtime.block_on(async {
-            let response = self.send(Method::GET, path, Vec::new()).await?;
+            let stream = self.connect().await?;
+            handle(Part::Reached)?;
+            let response = self.send_over(stream, Method::GET, path, Vec::new());
+            let response = response.await?;
             if !response.status().is_success() {
                 whole(response).await?;
                 return Ok(());
@@ -270,6 +275,16 @@ impl ManagerClient {
         body: Vec<u8>,
     ) -> Result<Response<Incoming>, Failure> {
         let stream = self.connect().await?;
+        self.send_over(stream, method, path, body).await
+    }
+
+    async fn send_over(
+        &self,
+        stream: UnixStream,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<Response<Incoming>, Failure> {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| self.broken(&error))?;

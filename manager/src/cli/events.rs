@@ -77,7 +77,7 @@ pub(super) fn run(arguments: &Arguments, dir: &Path) -> Outcome {
             Course::Again => query(arguments, EVENTS_MAX),
         };
         follow(&client, path, |course, part| match part {
-            Part::Begins => Ok(()),
+            Part::Reached | Part::Begins => Ok(()),
             Part::Line(line) => tell(course, line),
         })
     } else {

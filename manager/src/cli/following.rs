@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::client::{ManagerClient, Part};
+use super::exit::Exit;
 use super::failure::Failure;
 use crate::shells::control::wire::LogEntry;
 use xxhash_rust::xxh3::xxh3_64;
@@ -42,10 +43,12 @@ pub(super) fn follow(
 ) -> Result<(), Failure> {
     let mut course = Course::First;
     let mut lost = Instant::now();
+    let mut reached = false;
     loop {
         let (mut began, mut own) = (false, false);
         let result = client.body(&path(course), |part| {
-            began = true;
+            reached = true;
+            began |= part != Part::Reached;
             let handled = handle(course, part);
             own |= handled.is_err();
             handled
@@ -55,12 +58,20 @@ pub(super) fn follow(
         }
         match result {
             Err(failure) if own => return Err(failure),
-            // One that there never was is not waited for.
-            Err(failure) if course == Course::First && !began => return Err(failure),
+            // One that there never was is not waited for, and one that says no is heard.
+            Err(failure)
+                if course == Course::First
+                    && !began
+                    && !(reached && failure.exit == Exit::CannotReach) =>
+            {
+                return Err(failure);
+            }
             Err(failure) if lost.elapsed() > PATIENCE => return Err(failure),
             Ok(()) | Err(_) => {}
         }
-        course = Course::Again;
+        if began {
+            course = Course::Again;
+        }
         std::thread::sleep(PAUSE);
     }
 }
@@ -218,7 +229,13 @@ impl Shown {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixListener;
+
+    use kingpole_protocol::places::MANAGER_SOCKET;
+
     use super::*;
+    use crate::shells::place::ManagerLock;
 
     fn line(process: u64, from: u64, text: &str) -> LogEntry {
         LogEntry::Line {
@@ -252,6 +269,53 @@ mod tests {
             other => format!("{other:?}"),
         };
         entries.into_iter().map(text).collect()
+    }
+
+    /// A manager that answers each connection with the next of these, and ends it.
+    fn manager(answers: Vec<&'static str>) -> (tempfile::TempDir, ManagerLock, ManagerClient) {
+        let dir = tempfile::tempdir().unwrap();
+        // Clients look for it before they knock.
+        let lock = ManagerLock::take(dir.path()).unwrap();
+        let listener = UnixListener::bind(dir.path().join(MANAGER_SOCKET)).unwrap();
+        std::thread::spawn(move || {
+            for answer in answers {
+                let (mut visitor, _) = listener.accept().unwrap();
+                let _ = visitor.read(&mut [0; 4096]);
+                let _ = visitor.write_all(answer.as_bytes());
+            }
+        });
+        let client = ManagerClient::new(dir.path()).unwrap();
+        (dir, lock, client)
+    }
+
+    #[test]
+    fn a_first_manager_that_ends_before_it_answers_is_no_reason_to_give_up() {
+        let yes = "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nline\n";
+        let no = "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n";
+        for (answers, expected) in [
+            // What comes first is still the first.
+            (vec!["", yes], "First"),
+            (vec![yes, "", yes], "First Again"),
+            (vec!["", no], ""),
+        ] {
+            let (_dir, _lock, client) = manager(answers);
+            let mut told = Vec::new();
+            let ended = follow(
+                &client,
+                |_| "/v1/events".to_owned(),
+                |course, part| {
+                    if let Part::Line(_) = part {
+                        told.push(format!("{course:?}"));
+                        if told.len() == 2 || expected == "First" {
+                            return Err(Failure::failed("enough"));
+                        }
+                    }
+                    Ok(())
+                },
+            );
+            assert!(ended.is_err());
+            assert_eq!(told.join(" "), expected);
+        }
     }
 
     #[test]

@@ -67,6 +67,7 @@ pub(super) fn run(arguments: &Arguments, dir: &Path) -> Outcome {
     };
     follow(&client, path, |course, part| {
         let line = match part {
+            Part::Reached => return Ok(()),
             Part::Begins => {
                 shown.begin_again();
                 return Ok(());
