@@ -152,6 +152,7 @@ pub(super) fn adopt(
         has_store: store::count_max() != 0,
         unpolled: Vec::new(),
         resting: Resting::default(),
+        most_read: 0,
     };
     let mut adoption = Adoption {
         state: State::new(about),

@@ -1,6 +1,7 @@
 //! How a kernel is put together: the first one, one after a kill, and one after an upgrade.
 
 use super::adopt::{self, AdoptError, Beginning, Inheritance, Succession};
+use super::gathering::Gathering;
 use super::guarding::Heirloom;
 use super::hands::{Hands, HandsError};
 use super::listeners::Listener;
@@ -161,6 +162,7 @@ impl Kernel {
             listeners: parts.listeners,
             listening: Listening::Yes,
             code: Code::Used,
+            gathering: Gathering::default(),
             guests: parts.guests,
             signals: parts.signals,
             log: parts.log,

@@ -395,8 +395,14 @@ impl Kernel {
             first,
             second,
         ];
-        let sent = connection.send(&parts);
-        connection.update_interest(&self.polled.borrow());
+        let sent = if connection.hold_frame(&parts, &mut self.spare_text) {
+            self.holding.insert(session);
+            Sent::All
+        } else {
+            let sent = connection.send(&parts);
+            connection.update_interest(&self.polled.borrow());
+            sent
+        };
         match sent {
             Sent::Broken | Sent::TooSlow => self.part_with(session),
             Sent::All | Sent::Queued => {

@@ -22,6 +22,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 /// Most memory that is kept for the next text: a batch, and the record that goes beyond it.
 const SPARE_BYTES_MAX: usize = 512 << 10;
 
+/// Frames of output that are no longer than this are copied together and sent as one: with a line each of 200 children a system
+/// call costs more than a copy.
+const SMALL_FRAME_BYTES: usize = 2 << 10;
+
+/// Once so much of them is kept back, the next one sends it.
+const HELD_FRAMES_BYTES_MAX: usize = 64 << 10;
+
 /// What a session's bytes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Speech {
@@ -143,6 +150,11 @@ impl Connection {
         self.socket.as_fd()
     }
 
+    /// What is waited for on it.
+    pub(super) const fn interest(&self) -> Interest {
+        self.interest
+    }
+
     /// Whether the client has read all that it was sent.
     pub(super) fn was_read(&self) -> LineRead {
         let unread = || -> Result<u64, Errno> {
@@ -189,6 +201,18 @@ impl Connection {
         event
     }
 
+    /// Keeps a frame back until [`Connection::let_go`], so that many small ones go out in one write. False when there is no
+    /// room for it.
+    pub(super) fn hold_frame(&mut self, parts: &[&[u8]], spare: &mut Vec<u8>) -> bool {
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        if length > SMALL_FRAME_BYTES || self.held.len() > HELD_FRAMES_BYTES_MAX {
+            return false;
+        }
+        let held = self.held(spare);
+        parts.iter().for_each(|part| held.extend_from_slice(part));
+        true
+    }
+
     /// Where to put text that is kept back until [`Connection::let_go`], so that a batch wakes its reader
     /// once. In `spare`'s memory, if it has none: no session owns any while it has nothing to say.
     pub(super) fn held(&mut self, spare: &mut Vec<u8>) -> &mut Vec<u8> {
@@ -209,10 +233,16 @@ impl Connection {
         sent
     }
 
-    /// Sends `parts` behind what is queued. Only text is held, and frames follow text only after
-    /// all of an input's outcome was let go.
+    /// Sends `parts` behind what is queued, and behind what is kept back.
     pub(super) fn send(&mut self, parts: &[&[u8]]) -> Sent {
         let mut sent = 0;
+        if !self.held.is_empty() {
+            let held = std::mem::take(&mut self.held);
+            match self.send(&[&held]) {
+                Sent::All | Sent::Queued => {}
+                failed => return failed,
+            }
+        }
         if self.queue.is_empty() {
             sent = match self.write(parts) {
                 Ok(sent) => sent,

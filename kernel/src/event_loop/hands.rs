@@ -140,6 +140,8 @@ pub(super) struct Hands {
     pub(super) unpolled: Vec<ProcessId>,
     /// Pipes that are not looked at for a moment.
     pub(super) resting: Resting,
+    /// Bytes of the longest record that was read in this turn.
+    pub(super) most_read: u32,
 }
 
 /// Somebody without a slot that has ended and is reaped.

@@ -9,6 +9,7 @@ mod beginning;
 mod carry_out;
 mod connections;
 mod describing;
+mod gathering;
 mod guarding;
 mod hands;
 mod listeners;
@@ -39,6 +40,7 @@ pub use beginning::{LoopError, Parts};
 use connections::{Connection, Sent};
 use describing::Preparing;
 pub use describing::is_what_was_saved;
+use gathering::Gathering;
 pub use guarding::Heirloom;
 use hands::Hands;
 pub use hands::HandsError;
@@ -81,6 +83,7 @@ pub struct Kernel {
     listeners: Vec<Listener>,
     listening: Listening,
     code: Code,
+    gathering: Gathering,
     guests: Guests,
     signals: SignalFd,
     log: Log,
@@ -189,6 +192,7 @@ impl Kernel {
                 self.code = Code::Used;
                 self.turn(&ready);
                 self.look_at_upgrade();
+                self.gather(&ready);
             }
             Ok(())
         })

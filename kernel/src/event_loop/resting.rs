@@ -27,6 +27,7 @@ pub(super) type Resting = VecDeque<(Instant, ProcessId, Stream)>;
 impl Hands {
     /// A record of this length was read: lets the pipe rest if more such will follow.
     pub(super) fn rest_after(&mut self, process: ProcessId, stream: Stream, bytes: u32) {
+        self.most_read = self.most_read.max(bytes);
         // Its clock is not ours, and what happens in it must not depend on how fast this machine is.
         #[cfg(test)]
         if crate::sys::simulated::with(|_| ()).is_some() {

@@ -10,6 +10,7 @@ use super::notice::Notice;
 use super::position::{Position, Source};
 use super::rotate::Backups;
 use super::schedule::Schedule;
+use super::target::Route;
 use super::value::{Intention, SinkValue, key};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -111,6 +112,10 @@ impl Retry {
 #[derive(Debug)]
 pub(super) struct Sink<F> {
     pub(super) target: Target,
+    /// How sources get here.
+    pub(super) route: Route,
+    /// How many do.
+    pub(super) routed: usize,
     pub(super) key: String,
     /// `None`: no child's output is routed here any more; only its value is left.
     pub(super) spec: Option<SinkSpec>,
@@ -141,6 +146,8 @@ impl<F> Sink<F> {
     pub(super) fn new(target: Target) -> Self {
         Self {
             key: key(&target),
+            route: Route::new(target.clone()),
+            routed: 0,
             target,
             spec: None,
             open: None,
@@ -208,6 +215,14 @@ impl<F> Sink<F> {
         match &self.state {
             State::Passing(intention, _) => Some(intention),
             _ => self.outstanding(),
+        }
+    }
+
+    /// One source less comes here; with the last of them its configuration goes.
+    pub(super) fn leave(&mut self) {
+        self.routed = self.routed.saturating_sub(1);
+        if self.routed == 0 {
+            self.spec = None;
         }
     }
 

@@ -4,6 +4,7 @@
 
 use super::format::Style;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Where a sink's bytes go.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,6 +24,33 @@ pub enum Target {
     Syslog(SyslogAddress),
     /// The journal, in its own protocol.
     Journal(JournalAddress),
+}
+
+/// The way to a sink, shared by all sources that take it. Sinks are told apart by its address: comparing the paths of 400 sources
+/// with that of each sink, several times for each batch, took a tenth of what 200 children with a line every 10 ms cost, and a
+/// path of its own for each source 0.2 KB for each child.
+#[derive(Debug, Clone)]
+pub(super) struct Route(Arc<Target>);
+
+impl Route {
+    pub(super) fn new(target: Target) -> Self {
+        Self(Arc::new(target))
+    }
+
+    /// Where it leads.
+    pub(super) fn target(&self) -> &Target {
+        &self.0
+    }
+
+    /// The same for all that lead to the same sink, as long as that is there.
+    pub(super) fn address(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
+
+    /// Whether both lead to the same sink.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
 }
 
 /// A program that is given lines.

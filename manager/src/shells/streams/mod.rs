@@ -56,13 +56,16 @@ const CREDIT_BYTES: u64 = 1 << 20;
 /// Notices are taken in portions of so many bytes, one batch, so that files are written in between.
 const PORTION_BYTES: u64 = 256 << 10;
 
-/// Output that comes bit by bit is gathered for so long after the last bit, and stored in one batch: with 40 children that write a
-/// line each every 10 ms a batch has 20 lines instead of one, and costs one message to the kernel and one write. The
+/// Output that comes bit by bit is gathered for so long after the last bit, and stored in one batch: with 200 children that write a
+/// line each every 10 ms a batch has 200 lines instead of one, and costs one message to the kernel and one write. The
 /// first bit after a silence is stored at once.
-const GATHER: Duration = Duration::from_millis(5);
+const GATHER: Duration = Duration::from_millis(10);
 
-/// Whoever sends more at a time floods, and waiting would only keep it from going on.
+/// So much at a time is a flood if it came faster than [`FLOOD_BYTES_PER_MS`]: waiting would only keep it from going on.
 const GATHERED_BYTES: u64 = 32 << 10;
+
+/// More than a thousand children bring with a line each every 10 ms.
+const FLOOD_BYTES_PER_MS: u64 = 16 << 10;
 
 /// When the engine has certainly attached whatever it will of an older manager's children.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -243,6 +246,8 @@ struct Work {
     taken: u64,
     /// When it was last looked at, if that was a little.
     gathers: Option<Instant>,
+    /// When something was taken last.
+    taken_at: Instant,
 }
 
 impl Work {
@@ -250,7 +255,11 @@ impl Work {
     fn gathers_until(&mut self) -> Option<Instant> {
         let taken = std::mem::take(&mut self.taken);
         if taken > 0 {
-            self.gathers = (taken < GATHERED_BYTES).then(Instant::now);
+            let now = Instant::now();
+            let since = now.saturating_duration_since(std::mem::replace(&mut self.taken_at, now));
+            let usual = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+            let flood = taken >= GATHERED_BYTES.max(usual.saturating_mul(FLOOD_BYTES_PER_MS));
+            self.gathers = (!flood).then_some(now);
         }
         let until = self.gathers? + GATHER;
         (until > Instant::now()).then_some(until)
@@ -433,6 +442,7 @@ impl Worker {
             settles,
             taken: 0,
             gathers: None,
+            taken_at: Instant::now(),
         };
         self.attach_known(&mut work, &alive);
         loop {
@@ -445,7 +455,10 @@ impl Worker {
                 Ok(Some(Over::Disconnected)) => return Ok(Over::Disconnected),
             }
             let now = self.now();
-            if work.settles.is_some_and(|at| at <= Instant::now()) {
+            // Without anything to wait for there is no timer: an idle manager does not wake up.
+            if let Some(at) = work.settles
+                && (at <= Instant::now() || !work.writer.waits_for_children())
+            {
                 work.settles = None;
                 work.writer.handle_attached_all(now);
             }

@@ -307,6 +307,10 @@ impl Run {
                 }
                 writer.handle_attached_all(self.now());
             }
+            // As the thread does that runs it.
+            if !attached && !writer.waits_for_children() {
+                writer.handle_attached_all(self.now());
+            }
             let acted = self.act();
             while let Some((child, from)) = writer.poll_follow() {
                 cursors.insert(child, from.0);

@@ -124,6 +124,14 @@ impl<F> Writer<F> {
         }
     }
 
+    /// Sinks whose value says more than it has to, as far as is known now.
+    pub(super) fn with_obsolete_values(&self) -> Vec<Target> {
+        let sinks = self.sinks.values().filter(|sink| {
+            sink.spec.is_none() || self.positions(sink, &[]).len() < stored_len(sink)
+        });
+        sinks.map(|sink| sink.target.clone()).collect()
+    }
+
     fn change(
         &self,
         target: &Target,
@@ -162,7 +170,7 @@ impl<F> Writer<F> {
         for (child, state) in &self.children {
             for source in Source::both(*child) {
                 let own = state.source(source.stream);
-                let routed = own.route.as_ref() == Some(&sink.target);
+                let routed = own.route.as_ref().is_some_and(|to| to.is(&sink.route));
                 let kept = || {
                     sink.owed.contains(&source)
                         && !self.is_stored_elsewhere(source, own.floor, &sink.target)

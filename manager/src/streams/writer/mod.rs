@@ -16,6 +16,7 @@ use super::feed::{Chunk, Feed};
 use super::limits::Limits;
 use super::position::{Child, Position, Source};
 use super::sink::{Event, Sink, SinkSpec, State};
+use super::target::Route;
 use super::value::{KEY_PREFIX, decode};
 use kingpole_protocol::Sequence;
 use kingpole_protocol::record::Stream;
@@ -73,7 +74,7 @@ pub(super) struct SourceState {
     /// Where it stands by everything that is known; beyond the feed's position while a batch is
     /// judged for which the records are still wanted.
     pub(super) floor: Position,
-    pub(super) route: Option<Target>,
+    pub(super) route: Option<Route>,
     /// Where an unfinished line begins, and since when it waits (monotonic nanoseconds).
     pub(super) pending: Option<(u64, u64)>,
     /// Up to this stream offset there is nothing but an unfinished line.
@@ -248,16 +249,19 @@ impl<F> Writer<F> {
                 _ => sink.spec = Some(spec.clone()),
             }
             sink.touch(now.monotonic_ns);
-            if let Some(state) = self.children.get_mut(&child) {
-                let source = state.source_mut(stream);
-                let old = source.route.replace(spec.target.clone());
-                source.idle_end = None;
-                if let Some(old) = old.and_then(|old| self.sinks.get_mut(&old)) {
-                    old.touch(now.monotonic_ns);
-                }
+            // It was made above.
+            let Some(state) = self.children.get_mut(&child) else {
+                continue;
+            };
+            sink.routed += 1;
+            let source = state.source_mut(stream);
+            let old = source.route.replace(sink.route.clone());
+            source.idle_end = None;
+            if let Some(old) = old.and_then(|old| self.sinks.get_mut(old.target())) {
+                old.leave();
+                old.touch(now.monotonic_ns);
             }
         }
-        self.drop_unused_specs();
         if doubtful {
             self.doubt(child, pid, now);
         }
@@ -293,18 +297,33 @@ impl<F> Writer<F> {
 
     /// The kernel does not hold this child any more: whatever was not written is gone.
     pub fn detach(&mut self, child: Child) {
-        self.children.remove(&child);
+        let gone = self.children.remove(&child);
+        let sources = gone.into_iter().flat_map(|state| state.sources);
+        for route in sources.filter_map(|source| source.route) {
+            if let Some(sink) = self.sinks.get_mut(route.target()) {
+                sink.leave();
+            }
+        }
         self.alive.remove(&child);
         self.remembered.retain(|source, _| source.child != child);
-        self.drop_unused_specs();
     }
 
     /// Every child that will be attached has been: values that nobody needs may go.
     pub fn handle_attached_all(&mut self, now: Now) {
         self.settled = true;
-        for sink in self.sinks.values_mut() {
-            sink.touch(now.monotonic_ns);
+        for target in self.with_obsolete_values() {
+            if let Some(sink) = self.sinks.get_mut(&target) {
+                sink.touch(now.monotonic_ns);
+            }
         }
+    }
+
+    /// Whether something that is remembered could go once it is certain that nobody is attached any more. If not,
+    /// there is nothing to wait for.
+    #[must_use]
+    pub fn waits_for_children(&self) -> bool {
+        let is_unused = |sink: &Sink<F>| sink.spec.is_none();
+        !self.settled && (!self.remembered.is_empty() || self.sinks.values().any(is_unused))
     }
 
     /// A child whose output is wanted, and from which record on.
@@ -450,24 +469,5 @@ impl<F> Writer<F> {
         };
         self.children.insert(child, Box::new(state));
         self.follow.push_back((child, from));
-    }
-
-    /// A sink to which nothing is routed has no configuration.
-    fn drop_unused_specs(&mut self) {
-        let routed: BTreeSet<&Target> = self
-            .children
-            .values()
-            .flat_map(|state| {
-                state
-                    .sources
-                    .iter()
-                    .filter_map(|source| source.route.as_ref())
-            })
-            .collect();
-        for sink in self.sinks.values_mut() {
-            if !routed.contains(&sink.target) {
-                sink.spec = None;
-            }
-        }
     }
 }

@@ -8,7 +8,7 @@ use super::super::position::Source;
 use super::super::rotate::{rotate, rotate_to};
 use super::super::schedule::Schedule;
 use super::super::sink::{Event, Open, Rotation, Sink, State};
-use super::super::target::Nature;
+use super::super::target::{Nature, Route};
 use super::super::value::{Intention, Move, hash};
 use super::{ChildState, Now, Turn, Writer};
 use std::collections::{BTreeMap, BTreeSet};
@@ -107,7 +107,12 @@ impl<F> Writer<F> {
             Source::both(*child).map(|source| (source, state.source(source.stream)))
         });
         let sources = sources.map(|(source, own)| {
-            let sink = own.route.as_ref().and_then(|route| self.sinks.get(route))?;
+            // Most have nothing, and it is looked at all of them.
+            if own.feed.is_empty() {
+                return None;
+            }
+            let route = own.route.as_ref()?;
+            let sink = self.sinks.get(route.target())?;
             let free = matches!(sink.state, State::Idle) && !held.contains(&source);
             let waits = own.idle_end == Some(own.feed.end());
             let (_, since) = own.pending.unwrap_or_default();
@@ -116,7 +121,7 @@ impl<F> Writer<F> {
             } else {
                 0
             };
-            (free && !own.feed.is_empty()).then_some(due.max(sink.retry.at_ns))
+            free.then_some(due.max(sink.retry.at_ns))
         });
         sinks.chain(sources).flatten().min()
     }
@@ -137,6 +142,7 @@ impl<F> Writer<F> {
             .source(source.stream)
             .route
             .as_ref()
+            .map(Route::target)
     }
 
     /// How long an unfinished line may wait.
@@ -149,17 +155,17 @@ impl<F> Writer<F> {
 
     /// Sinks that may be written to and have something to write.
     fn ready(&self, now: Now) -> Vec<Target> {
-        let mut busy: BTreeSet<&Target> = BTreeSet::new();
+        let mut busy = BTreeSet::new();
         for source in self.children.values().flat_map(|state| &state.sources) {
             if let Some(route) = source.route.as_ref().filter(|_| self.has_work(source, now)) {
-                busy.insert(route);
+                busy.insert(route.address());
             }
         }
         let sinks = self.sinks.values().filter(|sink| {
             matches!(sink.state, State::Idle)
                 && sink.spec.is_some()
                 && sink.retry.at_ns <= now.monotonic_ns
-                && (busy.contains(&sink.target) || !sink.notices.is_empty())
+                && (busy.contains(&sink.route.address()) || !sink.notices.is_empty())
         });
         sinks.map(|sink| sink.target.clone()).collect()
     }
@@ -172,7 +178,7 @@ impl<F> Writer<F> {
             .pending
             .zip(source.route.as_ref())
             .is_some_and(|((_, since), route)| {
-                since.saturating_add(self.patience(route)) <= now.monotonic_ns
+                since.saturating_add(self.patience(route.target())) <= now.monotonic_ns
             });
         late || source.idle_end != Some(source.feed.end())
     }
@@ -223,7 +229,7 @@ impl<F> Writer<F> {
             max_bytes: rotation.and_then(|rotation| rotation.max_bytes()),
             deadline_ns: schedule.map(|schedule| deadline(sink, &schedule, &look, zone)),
         };
-        let parts = self.parts(&sink.target, held, now);
+        let parts = self.parts(&sink.route, held, now);
         let notices = &sink.notices[..sink.notices.len().min(usize::from(u16::MAX))];
         let batch = Batch {
             lead,
@@ -363,14 +369,17 @@ impl<F> Writer<F> {
     }
 
     /// What each source of a sink could bring.
-    fn parts(&self, target: &Target, held: &BTreeSet<Source>, now: Now) -> Vec<Part<'_>> {
+    fn parts(&self, route: &Route, held: &BTreeSet<Source>, now: Now) -> Vec<Part<'_>> {
         let mut parts = Vec::new();
-        let patience = self.patience(target);
+        let patience = self.patience(route.target());
         for (child, state) in &self.children {
             for source in Source::both(*child) {
                 let own = state.source(source.stream);
-                let here = own.route.as_ref() == Some(target);
-                if here && !own.feed.is_empty() && !held.contains(&source) {
+                let here = |own: &Route| own.is(route);
+                if !own.feed.is_empty()
+                    && own.route.as_ref().is_some_and(here)
+                    && !held.contains(&source)
+                {
                     parts.push(part(source, state, patience, now));
                 }
             }

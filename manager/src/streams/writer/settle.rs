@@ -249,9 +249,7 @@ impl<F> Writer<F> {
 
     /// A notice goes where the lines that it is about will go.
     fn add_notice(&mut self, target: &Target, notice: Notice, now: Now) {
-        let child = self.children.get(&notice.source.child);
-        let route = child.and_then(|child| child.source(notice.source.stream).route.clone());
-        let route = route.unwrap_or_else(|| target.clone());
+        let route = self.route(notice.source).unwrap_or(target).clone();
         self.events
             .push_back(Event::Noticed(route.clone(), notice.clone()));
         if let Some(sink) = self.sinks.get_mut(target).filter(|_| route != *target) {
@@ -280,9 +278,11 @@ impl<F> Writer<F> {
             let mut kept = std::mem::take(&mut sink.notices);
             for notice in open {
                 let child = self.children.get(&notice.source.child);
-                let route = child.map(|child| child.source(notice.source.stream).route.clone());
+                let route = child.map(|child| child.source(notice.source.stream).route.as_ref());
                 match route {
-                    Some(Some(route)) if route != sink.target => moving.push((route, notice)),
+                    Some(Some(route)) if !route.is(&sink.route) => {
+                        moving.push((route.target().clone(), notice));
+                    }
                     Some(_) => kept.push(notice),
                     // Not attached yet; or gone, and with it the lines that could be repeated.
                     None if self.alive.contains_key(&notice.source.child) => kept.push(notice),
@@ -308,16 +308,10 @@ impl<F> Writer<F> {
     /// its files already.
     pub(super) fn doubt(&mut self, child: Child, pid: u32, now: Now) {
         for source in Source::both(child) {
-            let state = self
-                .children
-                .get(&child)
-                .map(|state| state.source(source.stream));
-            let Some(target) = state.and_then(|state| state.route.clone()) else {
+            let Some(Target::File(path)) = self.route(source).cloned() else {
                 continue;
             };
-            let Target::File(path) = target.clone() else {
-                continue;
-            };
+            let target = Target::File(path.clone());
             let notice = Notice {
                 kind: NoticeKind::MayRepeat(path),
                 source,

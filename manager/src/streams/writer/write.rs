@@ -181,7 +181,7 @@ impl<F> Writer<F> {
         if let Some(sink) = own
             .route
             .as_ref()
-            .and_then(|route| self.sinks.get_mut(route))
+            .and_then(|route| self.sinks.get_mut(route.target()))
         {
             sink.touch(now.monotonic_ns);
         }
