@@ -21,12 +21,12 @@ const SECTION: Section = Section {
     introduction: "A small file system is filled up to its last byte while children write, and somebody \
         is killed on it; then there is space again. The kernel itself has nothing on a disk but its pid \
         files: what it holds lies in memory files (where memory is refused, see above). \
-        The disk under a log is `tests/tests/bad_config.rs`. (`tests/tests/full_disk.rs`)",
+        (`tests/tests/full_disk.rs`)",
     columns: ["full", "who dies meanwhile", "verified"],
 };
 
 /// The rows: the test, what is full, who dies, what was verified.
-const ROWS: [[&str; 4]; 2] = [
+const ROWS: [[&str; 4]; 4] = [
     [
         "a_full_runtime_directory_keeps_nobody_from_taking_over",
         "the runtime directory, bytes and inodes",
@@ -38,6 +38,18 @@ const ROWS: [[&str; 4]; 2] = [
         "the file system of the manager's own log",
         "manager",
         "every line of the children once and in order; commands are answered",
+    ],
+    [
+        "a_manager_killed_on_a_full_disk_under_a_log_writes_every_line_once",
+        "the file system of a child's log",
+        "manager, five times",
+        "every line once and in order without a notice; \"works again\" is said once, when it does",
+    ],
+    [
+        "a_manager_killed_on_a_full_disk_under_a_rotated_log_writes_every_line_once",
+        "the same, and the log is rotated into it all the time",
+        "manager, five times",
+        "the same, across rotations",
     ],
 ];
 
@@ -232,4 +244,72 @@ fn a_manager_that_cannot_write_its_own_log_does_its_work() {
             false => Err(describe(&answer)),
         }
     });
+}
+
+/// What the managers said of the log file.
+fn said(manager: &Manager, log: &Path) -> Vec<String> {
+    let name = log.display().to_string();
+    let text = manager.log();
+    let lines = text.lines().filter(|line| line.contains(&name));
+    lines.map(str::to_owned).collect()
+}
+
+/// Fills the disk under a child's log, kills managers on it, and makes room again.
+fn kill_on_a_full_disk(more: &str) {
+    let kernel = Kernel::start();
+    let scratch = Rc::clone(kernel.scratch());
+    let disk = Disk::mount(scratch.join("disk"), "size=32m");
+    let stage = Stage::new(&scratch);
+    let log = disk.0.join("out.log");
+    let text = watcher("writer", &stage, &log) + more;
+    let configuration = scratch.write("stack.ini", text);
+    let mut manager = Manager::start(&scratch, &configuration);
+    let mut writer = stage.accept().unwrap();
+    writer.ask("background lines out w 0 0 300");
+    wait_written(&log, 1000);
+    disk.fill();
+    let mut failures = 0;
+    for _ in 0..5 {
+        // Each manager says it anew.
+        failures = wait::until("the full disk is said", || {
+            let said = said(&manager, &log);
+            match said.iter().filter(|line| line.contains("[ERROR]")).count() {
+                found if found > failures => Ok(found),
+                _ => Err(manager.log()),
+            }
+        });
+        manager.kill();
+        manager.replace();
+        manager.wait_ready();
+    }
+    let works = |said: &[String]| {
+        said.iter()
+            .filter(|line| line.contains("works again"))
+            .count()
+    };
+    let before = said(&manager, &log);
+    assert_eq!(works(&before), 0, "the disk is full: {before:#?}");
+    disk.empty();
+    let count = enough(&mut writer, "w");
+    wait_whole(&log, "w", count);
+    let all = said(&manager, &log);
+    assert!(works(&all) <= 1, "{all:#?}");
+    let twice = all.iter().filter(|line| line.contains("twice")).count();
+    assert_eq!(twice, 0, "it was known what is in the file: {all:#?}");
+}
+
+#[test]
+fn a_manager_killed_on_a_full_disk_under_a_log_writes_every_line_once() {
+    if is_inside("a_manager_killed_on_a_full_disk_under_a_log_writes_every_line_once") {
+        kill_on_a_full_disk("");
+    }
+}
+
+#[test]
+fn a_manager_killed_on_a_full_disk_under_a_rotated_log_writes_every_line_once() {
+    if is_inside("a_manager_killed_on_a_full_disk_under_a_rotated_log_writes_every_line_once") {
+        kill_on_a_full_disk(
+            "stdout_stream.max_bytes = 3000\nstdout_stream.backup_count = 100000\n",
+        );
+    }
 }

@@ -69,6 +69,8 @@ pub struct Look {
     pub length: u64,
     /// When it was last written, nanoseconds since 1970.
     pub mtime_ns: u64,
+    /// Bytes of the disk that are the file's, also when there is nothing in it.
+    pub room_bytes: u64,
     /// Whether what is written stays there, in order, at offsets.
     pub kind: FileKind,
 }
@@ -103,6 +105,9 @@ pub trait Disk {
     fn look(&mut self, file: &Self::File) -> Step<Look>;
     /// Looks at whatever has this name.
     fn look_at(&mut self, path: &Path) -> Step<Option<Look>>;
+    /// Sets room aside for the first bytes of an empty file, where the file system gives it back only
+    /// with the file or when that is emptied. Elsewhere nothing happens.
+    fn reserve(&mut self, file: &Self::File) -> Step<()>;
     /// Appends; may append fewer bytes than given.
     fn write(&mut self, file: &Self::File, bytes: &[u8]) -> Step<usize>;
     /// Offset behind the last write.

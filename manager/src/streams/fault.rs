@@ -42,6 +42,10 @@ pub(super) enum Fault {
     LeftOutTooEarly,
     /// A batch goes on beyond the file's deadline.
     LateLines,
+    /// That an empty file still has the room that was set aside for it counts for nothing.
+    RoomOverlooked,
+    /// Room is set aside anew although the kernel still has an intention that counts on the old one.
+    RoomTooEarly,
     /// A second writer does not wait for the first one's end.
     NoLock,
 }

@@ -176,8 +176,16 @@ impl<D: Disk> Judge<'_, D> {
                 return Ok(Ok(Verdict::Nothing));
             }
             // A write that is killed sets the time before it has copied a byte, so a later time says
-            // nothing of a file that is as long as before. One that was empty may have been emptied.
-            let as_before = look.length == self.value.length && self.value.length > 0;
+            // nothing of a file that is as long as before. One that was empty may have been emptied,
+            // unless it still has the room that was set aside for it.
+            #[cfg(test)]
+            let overlooked = super::fault::is(super::fault::Fault::RoomOverlooked);
+            #[cfg(not(test))]
+            let overlooked = false;
+            let has_room = !overlooked
+                && self.intention.room_bytes > 0
+                && look.room_bytes >= self.intention.room_bytes;
+            let as_before = look.length == self.value.length && (self.value.length > 0 || has_room);
             if look.mtime_ns == self.intention.mtime_ns || as_before {
                 return Ok(Ok(Verdict::Nothing));
             }

@@ -64,6 +64,8 @@ pub struct Intention {
     pub hash: u64,
     /// When the file had last been written.
     pub mtime_ns: u64,
+    /// The disk's bytes that were set aside for the file while it was empty; 0 if it was not.
+    pub room_bytes: u64,
     /// Whether it begins with a line end.
     pub lead: Lead,
     /// How many of the sink's notices are at its front.
@@ -130,6 +132,7 @@ mod tag {
     pub(super) const DEADLINE: u8 = 5;
     pub(super) const INTENTION: u8 = 6;
     pub(super) const NAMES: u8 = 7;
+    pub(super) const ROOM: u8 = 8;
 }
 
 /// Writes a value.
@@ -173,6 +176,9 @@ pub fn encode(value: &SinkValue) -> Vec<u8> {
     }
     if let Some(intention) = &value.intention {
         out.section(tag::INTENTION, |out| encode_intention(out, intention));
+        if intention.room_bytes > 0 {
+            out.section(tag::ROOM, |out| out.u64(intention.room_bytes));
+        }
         if intention.moves.iter().any(|step| !step.name.is_empty()) {
             out.section(tag::NAMES, |out| {
                 out.count(intention.moves.len());
@@ -275,6 +281,7 @@ pub fn decode(bytes: &[u8]) -> Result<SinkValue, ValueError> {
 fn decode_sections(mut sections: In<'_>) -> Option<SinkValue> {
     let mut target = None;
     let mut names = Vec::new();
+    let mut room_bytes = 0;
     let mut value = SinkValue {
         target: Target::Console,
         file: FileId::default(),
@@ -311,11 +318,13 @@ fn decode_sections(mut sections: In<'_>) -> Option<SinkValue> {
             tag::DEADLINE => value.deadline_ns = Some(section.u64()?.cast_signed()),
             tag::INTENTION => value.intention = Some(decode_intention(section)?),
             tag::NAMES => names = section.many(In::text)?,
+            tag::ROOM => room_bytes = section.u64()?,
             _ => {}
         }
     }
     value.target = target?;
     if let Some(intention) = &mut value.intention {
+        intention.room_bytes = room_bytes;
         for (step, name) in intention.moves.iter_mut().zip(names) {
             step.name = name.into();
         }
@@ -406,6 +415,7 @@ fn decode_intention(section: &mut In<'_>) -> Option<Intention> {
         length,
         hash,
         mtime_ns,
+        room_bytes: 0,
         lead,
         notices,
         moves,

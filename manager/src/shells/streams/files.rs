@@ -7,8 +7,9 @@ use crate::crash::{self, crash_point};
 use crate::streams::disk::{
     Disk, FileId, FileKind, Look, Step, Taken, Target, Trouble, TroubleKind,
 };
-use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use nix::fcntl::{AT_FDCWD, FallocateFlags, RenameFlags, fallocate, renameat2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, FsType, TMPFS_MAGIC, fstatfs};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata, OpenOptions};
@@ -22,6 +23,16 @@ use std::time::UNIX_EPOCH;
 
 /// A pipe that is ready takes so many bytes without making anybody wait (`PIPE_BUF`).
 const CONSOLE_WRITE_BYTES: usize = 4096;
+
+/// What `stat` counts a file's room in.
+const STAT_BLOCK_BYTES: u64 = 512;
+
+/// So much room is set aside for the first bytes of a log file: one page.
+const RESERVED_BYTES: libc::off_t = 4096;
+
+/// Where room that was set aside behind a file's end stays until the file is emptied, and costs nothing
+/// more. (XFS would keep what it allocates ahead of all later writes, too.)
+const KEEPS_ROOM: [FsType; 3] = [EXT4_SUPER_MAGIC, TMPFS_MAGIC, BTRFS_SUPER_MAGIC];
 
 /// What becomes of lines for the console.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,6 +174,7 @@ fn look_of(metadata: &Metadata) -> Look {
         },
         length: metadata.len(),
         mtime_ns: seconds.saturating_mul(1_000_000_000).saturating_add(nanos),
+        room_bytes: metadata.blocks().saturating_mul(STAT_BLOCK_BYTES),
         kind: if metadata.is_file() {
             FileKind::Regular
         } else {
@@ -259,6 +271,7 @@ impl Disk for Files {
                 id: FileId::default(),
                 length: 0,
                 mtime_ns: 0,
+                room_bytes: 0,
                 kind: FileKind::Passing,
             }),
         })
@@ -269,6 +282,21 @@ impl Disk for Files {
             Ok(metadata) => Ok(Some(look_of(&metadata))),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(trouble("look at", path, &error)),
+        })
+    }
+
+    fn reserve(&mut self, file: &LogFile) -> Step<()> {
+        let LogFile(Open::File(file), target) = file else {
+            return Ok(Ok(()));
+        };
+        let kind = fstatfs(file).map(|system| system.filesystem_type());
+        if !kind.is_ok_and(|kind| KEEPS_ROOM.contains(&kind)) {
+            return Ok(Ok(()));
+        }
+        let flags = FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        Ok(match fallocate(file, flags, 0, RESERVED_BYTES) {
+            Ok(()) | Err(nix::Error::EOPNOTSUPP | nix::Error::ENOSYS | nix::Error::EINTR) => Ok(()),
+            Err(error) => Err(trouble("find room for", target.path(), &error.into())),
         })
     }
 

@@ -39,6 +39,7 @@ fn look_of(inode: &Inode) -> Look {
         id: inode.id,
         length: inode.bytes.len() as u64,
         mtime_ns: inode.mtime_ns,
+        room_bytes: inode.room_bytes,
         kind: FileKind::Regular,
     }
 }
@@ -104,6 +105,22 @@ impl Disk for Access {
             .map(|slot| look_of(&world.inodes[*slot]))))
     }
 
+    fn reserve(&mut self, file: &Handle) -> Step<()> {
+        let mut world = self.plain()?;
+        if !world.keeps_room {
+            return Ok(Ok(()));
+        }
+        let sick = world.is_sick(&file.path);
+        if sick && world.weather.space == Some(0) {
+            return Ok(Err(trouble("reserve", &file.path, TroubleKind::Failed)));
+        }
+        let now = world.wall_ns();
+        let inode = &mut world.inodes[file.slot];
+        inode.room_bytes = 1;
+        inode.mtime_ns = now;
+        Ok(Ok(()))
+    }
+
     fn write(&mut self, file: &Handle, bytes: &[u8]) -> Step<usize> {
         let mut world = self.world.borrow_mut();
         let cut = world.step(StepKind::Write(bytes.len()), self.generation)?;
@@ -113,11 +130,7 @@ impl Disk for Access {
             return Err(Stop::Killed);
         }
         let mut length = cut.map_or(bytes.len(), |part| part.min(bytes.len()));
-        let sick = world
-            .weather
-            .only
-            .as_ref()
-            .is_none_or(|only| *only == file.path);
+        let sick = world.is_sick(&file.path);
         let fails = cut.is_none() && sick && {
             let chance = world.weather.write_error;
             chance > 0 && world.dice.percent(chance)
@@ -139,11 +152,16 @@ impl Disk for Access {
         let inode = &mut world.inodes[file.slot];
         inode.bytes.extend_from_slice(&bytes[..length]);
         inode.origin.extend(origins);
-        // A write that is killed may have set the time before it has copied a byte.
-        // (An empty file shows no difference to one that was emptied.)
-        if length > 0 || (cut.is_some() && !inode.bytes.is_empty()) {
+        // A write that is killed or fails may have set the time before it has copied a byte.
+        // (An empty file without room of its own shows no difference to one that was emptied.)
+        let told_apart = !inode.bytes.is_empty() || inode.room_bytes > 0;
+        if length > 0 || told_apart {
             inode.mtime_ns = now;
         }
+        if length == bytes.len() {
+            *world.whole_writes.entry(file.path.clone()).or_default() += 1;
+        }
+        let inode = &world.inodes[file.slot];
         file.at.set(inode.bytes.len() as u64);
         match cut {
             Some(_) => Err(Stop::Killed),

@@ -188,6 +188,7 @@ impl World {
             // The same batch, whatever else was learned about its file since.
             let same = Intention {
                 mtime_ns: 0,
+                room_bytes: 0,
                 ..intention.clone()
             };
             let told = value.notices.get(..usize::from(intention.notices));

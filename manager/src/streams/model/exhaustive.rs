@@ -23,6 +23,7 @@ fn base(name: &'static str, setup: Setup, script: Vec<Act>) -> Scenario {
         atomic: true,
         tells_baseline: false,
         knows_birth: true,
+        keeps_room: true,
         weather: Weather::default(),
     }
 }

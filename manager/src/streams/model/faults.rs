@@ -50,6 +50,8 @@ fn every_deliberate_mistake_is_caught() {
         Fault::ClassicRenameChain,
         Fault::LeftOutTooEarly,
         Fault::LateLines,
+        Fault::RoomOverlooked,
+        Fault::RoomTooEarly,
     ];
     let mut escaped = Vec::new();
     for fault in all {

@@ -25,7 +25,7 @@ use super::limits::Limits;
 use super::position::Child;
 use super::rotate::Backups;
 use super::schedule::{Clock, Schedule, Unit};
-use super::sink::{Rotation, SinkSpec};
+use super::sink::{Event, Rotation, SinkSpec};
 use super::value::KEY_PREFIX;
 use super::writer::{Label, Now, Turn, Writer};
 use access::Access;
@@ -102,6 +102,7 @@ struct Scenario {
     atomic: bool,
     tells_baseline: bool,
     knows_birth: bool,
+    keeps_room: bool,
     weather: Weather,
 }
 
@@ -194,6 +195,7 @@ impl Run {
         world.atomic = scenario.atomic;
         world.tells_baseline = scenario.tells_baseline;
         world.knows_birth = scenario.knows_birth;
+        world.keeps_room = scenario.keeps_room;
         world.weather = scenario.weather.clone();
         world.check.line_bytes = scenario.limits.line_bytes;
         let rotations = scenario.setup.sinks.iter().map(|sink| sink.rotation);
@@ -292,6 +294,7 @@ impl Run {
         let mut cursors: BTreeMap<Child, u64> = BTreeMap::new();
         let mut ends: Vec<(Child, Stream)> = Vec::new();
         let mut attached = false;
+        let mut failing = BTreeMap::new();
         let mut idle = 0;
         for turn in 0.. {
             if !attached && turn >= self.late_attach {
@@ -318,6 +321,7 @@ impl Run {
             let fed = self.feed(&mut writer, &mut cursors, &mut ends);
             let outcome = writer.turn(&mut access, &mut keeper, &mut zone, self.now())?;
             while let Some(event) = writer.poll_event() {
+                self.check_event(&event, &mut failing);
                 if self.tell {
                     println!("{}: {event:?}", self.world.borrow().steps);
                 }
@@ -348,6 +352,30 @@ impl Run {
             }
         }
         Ok(())
+    }
+
+    /// Who says that writing works again has written something since it said that it does not (or, if
+    /// others had their hands in it, found it written).
+    fn check_event(&self, event: &Event, failing: &mut BTreeMap<Target, u64>) {
+        let mut world = self.world.borrow_mut();
+        let written = |world: &World, target: &Target| {
+            let writes = world.whole_writes.get(check::path(target));
+            writes.copied().unwrap_or_default()
+        };
+        match event {
+            Event::SinkFailing(target, _) => {
+                failing.insert(target.clone(), written(&world, target));
+            }
+            Event::SinkRecovered(target) => {
+                let before = failing.remove(target);
+                let nothing = before.is_none_or(|before| before == written(&world, target));
+                if nothing && !world.check.outside {
+                    let text = format!("{target:?} recovered, but nothing was written");
+                    world.check.violation(text);
+                }
+            }
+            _ => {}
+        }
     }
 
     fn feed<F>(

@@ -161,6 +161,7 @@ pub(super) fn run(series: Series, seed: u64) -> Outcome {
         atomic: dice.percent(50),
         tells_baseline: dice.percent(50),
         knows_birth: dice.percent(70),
+        keeps_room: dice.percent(70),
         weather: weather(&mut dice, rotation.is_some()),
     };
     let mut run = Run::new(&scenario, seed);

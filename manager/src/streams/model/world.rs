@@ -49,6 +49,7 @@ pub(super) struct Inode {
     pub(super) bytes: Vec<u8>,
     pub(super) origin: Vec<Origin>,
     pub(super) mtime_ns: u64,
+    pub(super) room_bytes: u64,
     pub(super) linked: bool,
     pub(super) opened: u32,
     /// Touched from outside since the writer looked at it.
@@ -169,6 +170,10 @@ pub(super) struct World {
     pub(super) tells_baseline: bool,
     /// Whether the file system knows birth times.
     pub(super) knows_birth: bool,
+    /// Whether the file system sets room aside that shows whether a file was emptied.
+    pub(super) keeps_room: bool,
+    /// For each file, how many writes took all that they were given.
+    pub(super) whole_writes: BTreeMap<PathBuf, u64>,
     pub(super) values: BTreeMap<String, Vec<u8>>,
     pub(super) names: BTreeMap<PathBuf, usize>,
     pub(super) inodes: Vec<Inode>,
@@ -202,6 +207,8 @@ impl World {
             atomic: true,
             tells_baseline: false,
             knows_birth: true,
+            keeps_room: true,
+            whole_writes: BTreeMap::new(),
             values: BTreeMap::new(),
             names: BTreeMap::new(),
             inodes: Vec::new(),
@@ -340,6 +347,11 @@ impl World {
         }
     }
 
+    /// Whether the weather is about this file.
+    pub(super) fn is_sick(&self, path: &Path) -> bool {
+        self.weather.only.as_ref().is_none_or(|only| only == path)
+    }
+
     pub(super) fn create(&mut self, path: &Path) -> usize {
         // Numbers are used again at once.
         let used = |number: u64| {
@@ -362,6 +374,7 @@ impl World {
             bytes: Vec::new(),
             origin: Vec::new(),
             mtime_ns: self.wall_ns(),
+            room_bytes: 0,
             linked: true,
             opened: 0,
             handled: false,
@@ -432,6 +445,7 @@ impl World {
         inode.bytes.clear();
         inode.origin.clear();
         inode.mtime_ns = now;
+        inode.room_bytes = 0;
         inode.handled = true;
         self.inodes.push(ghost);
     }

@@ -60,6 +60,7 @@ fn sample() -> SinkValue {
             length: 321,
             hash: 0x0123_4567_89ab_cdef,
             mtime_ns: 1_700_000_003_000_000_000,
+            room_bytes: 0,
             lead: Lead::LineEnd,
             notices: 1,
             moves: vec![Move {

@@ -81,6 +81,7 @@ impl<F> Writer<F> {
                         self.fail(&target, trouble, now);
                         continue;
                     }
+                    self.recover(&target);
                     (units + 1, false)
                 }
             };
@@ -235,15 +236,12 @@ impl<F> Writer<F> {
         self.release(intention.moves.iter().map(|step| step.source).collect());
     }
 
+    /// The batch is decided about. Whether the file can be written to again is not known by that.
     fn idle(&mut self, target: &Target, notices: usize, now: Now) {
         if let Some(sink) = self.sinks.get_mut(target) {
             sink.state = State::Idle;
             sink.notices.drain(..notices.min(sink.notices.len()));
             sink.touch(now.monotonic_ns);
-            if sink.retry.has_failed() {
-                self.events.push_back(Event::SinkRecovered(target.clone()));
-            }
-            sink.retry = Default::default();
         }
     }
 

@@ -154,10 +154,7 @@ impl<F> Writer<F> {
         sink.notices
             .drain(..usize::from(intention.notices).min(sink.notices.len()));
         sink.touch(now.monotonic_ns);
-        if sink.retry.has_failed() {
-            self.events.push_back(Event::SinkRecovered(target.clone()));
-        }
-        sink.retry = Default::default();
+        self.recover(target);
         for step in &intention.moves {
             if let Some((gap, _)) = step.gap {
                 self.events.push_back(Event::GapAnnounced(step.source, gap));
@@ -168,6 +165,16 @@ impl<F> Writer<F> {
         }
         let sources = intention.moves.iter().map(|step| step.source).collect();
         self.release(sources);
+    }
+
+    /// Something was written: what went wrong before is over.
+    pub(in super::super) fn recover(&mut self, target: &Target) {
+        if let Some(sink) = self.sinks.get_mut(target) {
+            if sink.retry.has_failed() {
+                self.events.push_back(Event::SinkRecovered(target.clone()));
+            }
+            sink.retry = Default::default();
+        }
     }
 
     /// A source stands here now.
