@@ -165,7 +165,8 @@ fn what_is_said_while_no_manager_is_there_waits_for_the_next_one_and_blocks_nobo
     // Once more, after it has been acknowledged: it is remembered.
     bench.manager.replace();
     bench.manager.wait_ready();
-    let process = bench.until_ready("web");
+    let process = bench.until("web", "said that last", |it| it["says"] == "last");
+    assert_eq!(process["readiness"], "ready", "{process}");
     assert_eq!(process["pid"], before["pid"]);
 }
 
@@ -203,7 +204,7 @@ fn it_is_heard_through_kills_and_upgrades_of_everything() {
 #[test]
 fn who_falls_silent_is_replaced_and_who_speaks_is_not() {
     let (mut bench, stage) = Bench::new(
-        "[watcher:web]\ncmd = PUPPET STAGE wait\nready = notify\nwatchdog = 3\nready_timeout = 300\n",
+        "[watcher:web]\ncmd = PUPPET STAGE wait\nready = notify\nwatchdog = 3\nready_timeout = 300\ngraceful_timeout = 1\n",
     );
     let mut puppet = stage.accept().unwrap();
     puppet.ask("notify-every 100 READY=1,WATCHDOG=1");
@@ -262,6 +263,21 @@ fn a_roll_waits_for_the_word_of_each_process_and_says_what_a_silent_one_wrote() 
     for part in ["was not ready within 1 s", "the database is away"] {
         assert!(told.contains(part), "{part}: {told}");
     }
+    bench.until_logged("wrote last: the database is away");
+    let long = "x".repeat(5000);
+    let crashing = format!(
+        "{} 'text out {long}' 'text err no such table' 'exit 3'",
+        binaries::puppet().display()
+    );
+    let failed = kingpole(&bench.scratch, &["deploy", "web", "--cmd", &crashing]);
+    assert_eq!(failed.status.code(), Some(1), "{}", describe(&failed));
+    bench.until_logged("wrote last: no such table");
+    let log = bench.manager.log();
+    let mut words = log
+        .lines()
+        .filter_map(|line| line.split_once("wrote last: "));
+    assert!(words.all(|(_, last)| last.chars().count() <= 501), "{log}");
+    assert!(log.contains("xxx…"), "{log}");
     let same = wait::until("the old version runs", || bench.manager.pids("web"));
     assert_eq!(same.len(), 2, "{same:?}");
 }
@@ -294,21 +310,6 @@ fn has(program: &str) -> bool {
         println!("skipped: there is no {program} on this machine");
     }
     found
-}
-
-#[test]
-fn systemds_own_program_is_heard() {
-    if !has("systemd-notify") {
-        return;
-    }
-    // It ends at once, and only its parent is the process.
-    let (bench, _stage) = Bench::new(
-        "[watcher:web]\n\
-         cmd = sh -c 'systemd-notify --ready --status=\"all is well\"; sleep 1000000'\n\
-         ready = notify\nready_timeout = 300\n",
-    );
-    let process = bench.until_ready("web");
-    assert_eq!(process["says"], "all is well", "{process}");
 }
 
 #[test]

@@ -62,6 +62,13 @@ pub enum Action {
         /// As written.
         regex: Option<String>,
     },
+    /// Tell in the log what this process wrote last: it was the reason to give something up.
+    TellLastWords {
+        /// Its watcher's name as configured.
+        watcher: String,
+        /// Linux's number.
+        pid: Pid,
+    },
     /// The notifications up to this number have had their effect: they may be forgotten.
     AcknowledgeNotes {
         /// Of the last one.

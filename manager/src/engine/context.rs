@@ -395,6 +395,7 @@ impl Context {
             | Action::CancelProbe { .. }
             | Action::Reply { .. }
             | Action::Publish(_)
+            | Action::TellLastWords { .. }
             | Action::Log { .. }
             | Action::Finished(_) => true,
         });

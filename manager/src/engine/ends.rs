@@ -277,7 +277,15 @@ impl Watcher {
         if cx.fault == Fault::NeverAcknowledge {
             return;
         }
-        self.ended.remove(&process);
+        if let Some(ended) = self.ended.remove(&process)
+            && self
+                .pulse
+                .last_words_of
+                .take_if(|of| *of == process)
+                .is_some()
+        {
+            self.tell_last_words(cx, ended.pid);
+        }
         // The effect of the end is on its way to the kernel before this, and the note that it was
         // accounted for is dropped after it.
         self.act(cx, Action::AcknowledgeEnd { process });

@@ -42,7 +42,7 @@ use crate::config::load_file;
 use crate::config::model::{Configuration, Probe};
 use crate::crash::crash_point;
 use crate::engine::{
-    Action, CommandId, Engine, Event, EventAction, Input, Outcome, SpawnErrorKind, SpawnFailure,
+    Action, CommandId, Engine, EventAction, Input, Outcome, Pid, SpawnErrorKind, SpawnFailure,
     SpawnRequest, Ticket,
 };
 use crate::sys::give_memory_back;
@@ -53,6 +53,9 @@ const FIRST_FACTS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Lines of a process that is replaced, in the log.
 const LAST_WORDS_LINES: usize = 5;
+
+/// Characters of each of them.
+const LAST_WORDS_CHARACTERS: usize = 500;
 
 /// What SIGINT asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -540,8 +543,11 @@ impl Running {
                     let _ = reply.send(response);
                 }
             }
+            Action::TellLastWords { watcher, pid } => self.tell_last_words(&watcher, pid),
             Action::Publish(event) => {
-                self.tell_last_words(&event);
+                if let EventAction::Unready { pid, error: _ } = &event.action {
+                    self.tell_last_words(&event.watcher, *pid);
+                }
                 self.manager.events.publish(EventLine::from(&event));
             }
             Action::CallHook(request) => {
@@ -568,18 +574,14 @@ impl Running {
     }
 
     /// What a process wrote last that is replaced, for those who ask why.
-    fn tell_last_words(&self, event: &Event) {
-        let EventAction::Unready { pid, error: _ } = &event.action else {
-            return;
-        };
+    fn tell_last_words(&self, watcher: &str, pid: Pid) {
         let history = self.manager.output.history();
         let mut words = history.last_words(&BTreeSet::from([pid.0]), LAST_WORDS_LINES);
         for line in words.remove(&pid.0).unwrap_or_default() {
-            if line.origin.watcher == event.watcher {
+            if line.origin.watcher == watcher {
                 self.manager.log.error(format!(
-                    "watcher {:?}: pid {pid} wrote last: {}",
-                    event.watcher,
-                    line.to_text()
+                    "watcher {watcher:?}: pid {pid} wrote last: {}",
+                    short(&line.to_text())
                 ));
             }
         }
@@ -676,4 +678,14 @@ impl Running {
             Err(error) => Ended::KernelKept(error.to_string()),
         }
     }
+}
+
+/// The beginning of a line that may be as long as its writer liked.
+fn short(line: &str) -> String {
+    let mut characters = line.chars();
+    let mut short: String = characters.by_ref().take(LAST_WORDS_CHARACTERS).collect();
+    if characters.next().is_some() {
+        short.push('…');
+    }
+    short
 }

@@ -100,6 +100,8 @@ pub(super) struct Process {
     pub(super) state: String,
     /// Why it is not ready.
     pub(super) reason: Option<String>,
+    /// What it says of itself.
+    pub(super) says: Option<String>,
     pub(super) outdated: bool,
     pub(super) uptime_ms: u64,
     pub(super) restarts: u32,
@@ -240,6 +242,7 @@ fn watcher(status: &WatcherStatus, rates: &Rates<'_>) -> Watcher {
             pid: process.pid.0,
             state: process.word().to_owned(),
             reason: process.readiness_reason.clone(),
+            says: process.says.clone(),
             outdated: process.outdated,
             uptime_ms: process.uptime_ms,
             restarts: process.restarts,

@@ -260,6 +260,9 @@ fn row_line(view: &View, sample: &Sample, row: &Row, name_width: usize) -> Line 
     if let Some(reason) = &process.reason {
         line.add(Style::Dim, format!("  {reason}"));
     }
+    if let Some(says) = &process.says {
+        line.add(Style::Dim, format!("  says: {says}"));
+    }
     line
 }
 

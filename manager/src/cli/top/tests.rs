@@ -22,6 +22,7 @@ fn process(worker: u32, pid: u32, uptime_ms: u64, usage: Usage) -> Process {
         pid,
         state: "running".to_owned(),
         reason: None,
+        says: None,
         outdated: false,
         uptime_ms,
         restarts: 0,
@@ -44,10 +45,11 @@ fn watcher(name: &str, state: &str, usage: Usage, processes: Vec<Process>) -> Wa
 }
 
 fn sample() -> Sample {
-    let web = vec![
+    let mut web = vec![
         process(1, 4101, 91_000, usage(12.5, 20, 0, 0)),
         process(2, 4102, 5_000, usage(50.0, 30, 2048, 0)),
     ];
+    web[0].says = Some("3 requests".to_owned());
     let mut late = process(1, 4103, 1_000, usage(1.0, 5, 0, 1 << 20));
     late.outdated = true;
     late.state = "starting".to_owned();
@@ -108,7 +110,7 @@ fn a_screen_has_everything_at_its_place() {
 watchers 2, processes 3, CPU 63.5%, memory 55.0 MB, output 2.0 KB/s
 WATCHER      STATE          PID   UPTIME RESTARTS   CPU%       RSS     OUT/s  RING
 - web        active         2/2                 1   62.5   50.0 MB    2.0 KB    0%
-    web.1    running       4101   1m 31s        0   12.5   20.0 MB         0    0%
+    web.1    running       4101   1m 31s        0   12.5   20.0 MB         0    0%  says: 3 requests
     web.2    running       4102     5.0s        0   50.0   30.0 MB    2.0 KB    0%
 - jobs       starting       1/2                 1    1.0    5.0 MB         0  100%  700 B lost  next attempt in 4.0s
     jobs.1   starting      4103     1.0s        0    1.0    5.0 MB         0  100%  outdated  not ready yet

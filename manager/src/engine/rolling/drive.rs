@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use super::decide::{self, View};
 use super::{Rolling, Trouble};
+use crate::command::Readiness;
 use crate::command::rolling::{Purpose, RunState};
-use crate::engine::action::Level;
+use crate::engine::action::{Action, Level};
 use crate::engine::context::Context;
 #[cfg(test)]
 use crate::engine::context::Fault;
 use crate::engine::converge::Pace;
-use crate::engine::ids::{Moment, ProcessId, WorkerId};
+use crate::engine::ids::{Moment, Pid, ProcessId, WorkerId};
 use crate::engine::limits::PROVEN_BY_UPTIME;
 use crate::engine::remember::{StopCause, StopRecord};
 use crate::engine::watcher::Watcher;
@@ -27,6 +28,9 @@ pub(in crate::engine) struct Pulse {
     stopped: Option<Moment>,
     /// When to look again although nothing happens.
     pub(in crate::engine) wake: Option<Moment>,
+    /// The process for which the run turned back has ended; what it wrote last is told once it has
+    /// been read.
+    pub(in crate::engine) last_words_of: Option<ProcessId>,
 }
 
 impl Pulse {
@@ -108,7 +112,7 @@ impl Watcher {
         cx: &Context,
         process: ProcessId,
         worker: WorkerId,
-        pid: crate::engine::Pid,
+        pid: Pid,
         how: &str,
     ) -> bool {
         if !self.is_of_run(process) {
@@ -374,6 +378,7 @@ impl Watcher {
                 trouble.why
             ),
         );
+        self.tell_last_words_of(cx, &trouble);
         let newest = self.children.newest().unwrap_or(rolling.through);
         rolling.after = rolling.through;
         rolling.through = newest.max(rolling.through);
@@ -392,6 +397,28 @@ impl Watcher {
         }
         self.memory_mut().rolling = Some(rolling);
         self.stop_processes(cx, &fresh, StopRecord::plain(StopCause::Unwanted));
+    }
+
+    /// Has what a process wrote last told in the log, now or once it has been read. Of one that has
+    /// failed a probe it was told with that.
+    fn tell_last_words_of(&mut self, cx: &mut Context, trouble: &Trouble) {
+        let (Some(process), Some(pid)) = (trouble.process, trouble.pid) else {
+            return;
+        };
+        let child = self.children.get(process);
+        if child.is_some_and(|child| child.progress.readiness == Readiness::Unready) {
+            return;
+        }
+        if self.ended.contains_key(&process) {
+            self.pulse.last_words_of = Some(process);
+        } else {
+            self.tell_last_words(cx, pid);
+        }
+    }
+
+    pub(in crate::engine) fn tell_last_words(&self, cx: &mut Context, pid: Pid) {
+        let watcher = self.config.name.clone();
+        cx.push(Action::TellLastWords { watcher, pid });
     }
 }
 

@@ -265,6 +265,7 @@ impl SimKernel {
             | Action::CancelProbe { .. }
             | Action::Reply { .. }
             | Action::Publish(_)
+            | Action::TellLastWords { .. }
             | Action::Log { .. }
             | Action::Finished(_) => Err("not for the kernel".to_owned()),
         }

@@ -279,7 +279,7 @@ impl World {
                 }
                 _ => Ok(()),
             },
-            Action::Log { .. } | Action::Configure(_) => Ok(()),
+            Action::Log { .. } | Action::TellLastWords { .. } | Action::Configure(_) => Ok(()),
             Action::MeasureMemory { processes } => {
                 for (process, _) in processes {
                     let huge = self.kernel.weather.short_lived > 0 && one_in(&mut self.random, 10);

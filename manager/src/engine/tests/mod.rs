@@ -197,7 +197,7 @@ impl Bench {
             Action::CancelHook { hook } => self.called.retain(|request| request.id != hook),
             Action::Probe(request) => self.probed.push(request),
             Action::CancelProbe { probe } => self.probed.retain(|request| request.id != probe),
-            Action::Log { .. } => {}
+            Action::Log { .. } | Action::TellLastWords { .. } => {}
             Action::Configure(configuration) => self.configured = Some(configuration),
             Action::MeasureMemory { processes } => {
                 for (process, _) in processes {

@@ -5,9 +5,10 @@
 //!
 //! It decides nothing but whom to listen to: those who run as the same user as the process kernel,
 //! and its descendants. While its pipe is full it goes on reading, and keeps one note for each process
-//! with the last word on everything.
+//! with the last word on everything. What a process says that it does (`STATUS=`) it remembers as long as
+//! the process lives, and tells it again to a manager that asks for it: nobody else could.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsStr;
 use std::io::{self, IoSliceMut, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -21,7 +22,7 @@ use nix::sys::socket::{
 };
 use nix::unistd::{close, geteuid, getppid};
 
-use super::note::{DATAGRAM_BYTES_MAX, MARK, Note, assignments, merge};
+use super::note::{DATAGRAM_BYTES_MAX, MARK, Note, REPEAT, STATUS, assignments, merge};
 use crate::shells::clock;
 
 /// The argument that makes a program of ours the listener.
@@ -29,6 +30,9 @@ pub(super) const ARGUMENT: &str = "--hear-notifications";
 
 /// Processes whose words are kept while nobody takes them.
 const BACKLOG_MAX: usize = 4096;
+
+/// Processes of which it is remembered what they do.
+const STATUSES_MAX: usize = 4096;
 
 /// Generations that are looked at above a sender.
 const GENERATIONS_MAX: usize = 32;
@@ -61,6 +65,7 @@ fn run() -> io::Result<()> {
     let flags = OFlag::from_bits_truncate(fcntl(pipe.as_fd(), FcntlArg::F_GETFL)?);
     fcntl(pipe.as_fd(), FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     let mut backlog = Backlog::default();
+    let mut statuses = Statuses::default();
     let mut pipe = Pipe(pipe.as_fd());
     loop {
         let events = match backlog.flush(&mut pipe)? {
@@ -86,8 +91,13 @@ fn run() -> io::Result<()> {
             continue;
         };
         if message.whole {
-            if let Some(note) = message.into_note() {
-                backlog.add(note);
+            match message.into_note() {
+                Some(note) if note.asks_to_repeat() => statuses.repeat(&mut backlog),
+                Some(note) => {
+                    statuses.learn(&note);
+                    backlog.add(note);
+                }
+                None => {}
             }
         } else {
             backlog.dropped += 1;
@@ -181,9 +191,9 @@ impl Message {
         {
             family.push(session);
         }
-        // Only managers set marks.
-        let marks = said.iter().any(|(name, _)| name == MARK);
-        if marks && sender.uid() != own {
+        // Only managers set marks and ask.
+        let manages = |(name, _): &(String, String)| name == MARK || name == REPEAT;
+        if said.iter().any(manages) && sender.uid() != own {
             return None;
         }
         Some(Note {
@@ -251,6 +261,50 @@ fn stat(pid: u32) -> Option<Stat> {
     Some(Stat { parent, session })
 }
 
+/// What processes say that they do, by the number of the one that the process kernel has started: their
+/// own word or that of a descendant.
+#[derive(Default)]
+struct Statuses {
+    last: BTreeMap<u32, (u64, String)>,
+}
+
+impl Statuses {
+    fn learn(&mut self, note: &Note) {
+        let status = note.said.iter().find(|(name, _)| name == STATUS);
+        let (Some((_, text)), Some(process)) = (status, note.family.last()) else {
+            return;
+        };
+        if !self.last.contains_key(process) && self.last.len() >= STATUSES_MAX {
+            self.last.retain(|process, _| is_alive(*process));
+            let oldest = self.last.iter().min_by_key(|(_, (at, _))| *at);
+            if let Some(process) = oldest.map(|(process, _)| *process)
+                && self.last.len() >= STATUSES_MAX
+            {
+                self.last.remove(&process);
+            }
+        }
+        self.last.insert(*process, (note.at, text.clone()));
+    }
+
+    /// Says everything again, with the times at which it was said: somebody else may have the number of
+    /// a process by now.
+    fn repeat(&mut self, backlog: &mut Backlog) {
+        self.last.retain(|process, _| is_alive(*process));
+        for (process, (at, text)) in &self.last {
+            backlog.add(Note {
+                at: *at,
+                family: vec![*process],
+                said: vec![(STATUS.to_owned(), text.clone())],
+                dropped: 0,
+            });
+        }
+    }
+}
+
+fn is_alive(process: u32) -> bool {
+    std::path::Path::new(&format!("/proc/{process}")).exists()
+}
+
 /// What is not in the pipe yet.
 #[derive(Default)]
 struct Backlog {
@@ -273,7 +327,7 @@ impl Backlog {
                 for (name, value) in &note.said {
                     merge(&mut known.said, name, value);
                 }
-                known.at = note.at;
+                known.at = known.at.max(note.at);
                 return;
             }
         }
@@ -369,6 +423,43 @@ mod tests {
         assert_eq!(told[2], note(2, 3, "WATCHDOG", "1"));
         assert_eq!(told[3].mark(), Some(1));
         assert_eq!(told[4].mark(), Some(2));
+    }
+
+    #[test]
+    fn what_processes_do_is_told_again_and_nothing_later_is_overruled_by_it() {
+        let own = std::process::id();
+        let mut statuses = Statuses::default();
+        let mut said = note(own, 7, "STATUS", "loading");
+        said.family.insert(0, u32::MAX);
+        statuses.learn(&said);
+        statuses.learn(&note(own, 8, "READY", "1"));
+        statuses.learn(&note(u32::MAX, 9, "STATUS", "gone"));
+        let mut backlog = Backlog::default();
+        backlog.add(note(own, 20, "WATCHDOG", "1"));
+        statuses.repeat(&mut backlog);
+        let mut pipe = Narrow(usize::MAX, Vec::new());
+        assert!(backlog.flush(&mut pipe).unwrap());
+        let told = lines(&pipe);
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert_eq!(told[0].at, 20);
+        let pairs = [("WATCHDOG", "1"), ("STATUS", "loading")];
+        let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(told[0].said, pairs);
+        statuses.repeat(&mut backlog);
+        assert!(backlog.flush(&mut pipe).unwrap());
+        assert_eq!(lines(&pipe)[1], note(own, 7, "STATUS", "loading"));
+    }
+
+    #[test]
+    fn what_is_remembered_of_the_dead_makes_room_first() {
+        let own = std::process::id();
+        let mut statuses = Statuses::default();
+        statuses.learn(&note(own, 1, "STATUS", "old"));
+        for dead in 0..u32::try_from(STATUSES_MAX).unwrap() {
+            statuses.learn(&note(u32::MAX - dead, 2, "STATUS", "x"));
+        }
+        assert!(statuses.last.len() <= STATUSES_MAX);
+        assert_eq!(statuses.last[&own].1, "old");
     }
 
     #[test]

@@ -30,7 +30,7 @@ use kingpole_protocol::{ErrorCode, Sequence};
 use tokio::time::Instant;
 
 pub use self::listener::run_if_asked;
-use self::note::{MARK, Note};
+use self::note::{MARK, Note, REPEAT};
 use super::link::KernelLink;
 use super::log::Log;
 use crate::config::model::{Configuration, SignalNumber, WatcherConfig};
@@ -91,6 +91,8 @@ pub struct Hearing {
     marks: BTreeMap<u64, ProbeId>,
     last_mark: u64,
     dropped: u64,
+    /// What processes do is to be told again.
+    repeat: bool,
 }
 
 /// Whether there is a listener.
@@ -132,6 +134,7 @@ impl Hearing {
             marks: BTreeMap::new(),
             last_mark: 0,
             dropped: 0,
+            repeat: false,
         }
     }
 
@@ -163,6 +166,7 @@ impl Hearing {
                 reading.ended = true;
             } else if in_place && language == Some(LANGUAGE) {
                 self.state = State::Running(process.id, Instant::now());
+                self.repeat = true;
             } else {
                 // It listens where nobody speaks, or speaks what we do not understand.
                 link.signal(process.id, SignalNumber::TERM, SignalTarget::Process);
@@ -174,6 +178,20 @@ impl Hearing {
             link.close_socket(NAME.to_owned());
         }
         self.see_to_it(link);
+        self.ask_to_repeat();
+    }
+
+    /// Asks the listener what processes have said last that they do: what was said to a manager before
+    /// is acknowledged and gone.
+    fn ask_to_repeat(&mut self) {
+        if !self.repeat || !matches!(self.state, State::Running(..)) {
+            return;
+        }
+        match send(&self.path, &format!("{REPEAT}=1")) {
+            Ok(()) => self.repeat = false,
+            // The queue is full, most likely.
+            Err(_) => self.retry_at = Some(Instant::now() + RETRY_MIN),
+        }
     }
 
     /// The connection is gone; what was not acknowledged comes again over the next one.
@@ -181,6 +199,7 @@ impl Hearing {
         self.connected = false;
         self.state = State::None;
         self.retry_at = None;
+        self.repeat = false;
         self.readings.clear();
         self.given.clear();
         self.marks.clear();
@@ -229,6 +248,7 @@ impl Hearing {
     pub fn retry(&mut self, link: &mut KernelLink) {
         self.retry_at = None;
         self.see_to_it(link);
+        self.ask_to_repeat();
     }
 
     fn fail(&mut self, why: &str) {
@@ -390,7 +410,7 @@ impl Hearing {
         self.last_mark += 1;
         let mark = self.last_mark;
         let sent = match self.state {
-            State::Running(..) => send(&self.path, mark),
+            State::Running(..) => send(&self.path, &format!("{MARK}={mark}")),
             State::None | State::Starting => Err(io::Error::other("nobody listens yet")),
         };
         match sent {
@@ -467,10 +487,10 @@ fn is_wanted(configuration: &Configuration) -> bool {
     watchers.any(WatcherConfig::hears_its_processes)
 }
 
-fn send(path: &Path, mark: u64) -> io::Result<()> {
+fn send(path: &Path, text: &str) -> io::Result<()> {
     let socket = UnixDatagram::unbound()?;
     socket.set_nonblocking(true)?;
-    socket.send_to(format!("{MARK}={mark}").as_bytes(), path)?;
+    socket.send_to(text.as_bytes(), path)?;
     Ok(())
 }
 

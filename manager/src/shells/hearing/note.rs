@@ -13,16 +13,23 @@ const VALUE_BYTES_MAX: usize = 512;
 /// By which a manager finds out that everything said before has been heard.
 pub(super) const MARK: &str = "KINGPOLE_MARK";
 
+/// By which a manager asks for the last word of each process on what it does: it has just begun.
+pub(super) const REPEAT: &str = "KINGPOLE_REPEAT";
+
+/// What a process does, in its own words.
+pub(super) const STATUS: &str = "STATUS";
+
 /// What the engine understands; everything else is passed over here already.
-const NAMES: [&str; 8] = [
+const NAMES: [&str; 9] = [
     "READY",
     "STOPPING",
     "RELOADING",
-    "STATUS",
+    STATUS,
     "WATCHDOG",
     "WATCHDOG_USEC",
     "EXTEND_TIMEOUT_USEC",
     MARK,
+    REPEAT,
 ];
 
 /// One line.
@@ -63,6 +70,11 @@ impl Note {
     pub(super) fn mark(&self) -> Option<u64> {
         let mark = self.said.iter().find(|(name, _)| name == MARK);
         mark.and_then(|(_, text)| text.parse().ok())
+    }
+
+    /// Whether a manager wants to hear again what processes do.
+    pub(super) fn asks_to_repeat(&self) -> bool {
+        self.said.iter().any(|(name, _)| name == REPEAT)
     }
 }
 
