@@ -211,6 +211,8 @@ pub enum Effect {
         mark: ReadMark,
         /// Its credit, above zero.
         credit: u64,
+        /// How.
+        delivery: Delivery,
     },
     /// Find out what became of the spawns that another kernel did not finish.
     ResolveIntents,
@@ -227,6 +229,18 @@ pub enum Effect {
     Log(String),
     /// End the kernel.
     Exit,
+}
+
+/// How one helping of records gets to a follower.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// As bytes.
+    Bytes,
+    /// By saying where they lie, if there are enough of them and it can be done now; else as bytes.
+    InPlace {
+        /// The ring that it has been passed.
+        ring: Option<u64>,
+    },
 }
 
 /// What output looks like in a text session.

@@ -288,6 +288,8 @@ pub enum Input {
         mark: ReadMark,
         /// What they took from its credit.
         bytes: u64,
+        /// The ring that it was passed for them, if it had not been passed before.
+        passed: Option<u64>,
         /// Whether more can be sent.
         room: Room,
     },

@@ -90,6 +90,14 @@ pub const COUNTED_PER_PAGE: usize = 256;
 /// wait longer.
 pub const OUTPUT_SEND_BYTES: u64 = 64 << 10;
 
+/// Less than this is sent as bytes also to who could read it in place: a few system calls of the reader cost as much as
+/// copying so many bytes through its socket.
+pub const MAPPED_BYTES_MIN: u64 = if cfg!(test) { 128 } else { 16 << 10 };
+
+/// Rings that one session is passed: each is an open file of its client, and of this kernel's user while it is on
+/// its way. Output of further processes is sent as bytes.
+pub const RINGS_PASSED_MAX: usize = 256;
+
 /// Followed processes that one session is served per turn of the loop.
 pub const SERVED_PER_TURN_MAX: usize = 64;
 

@@ -271,6 +271,8 @@ pub struct Session {
     pub subscribed: Subscribed,
     /// Whose output it is sent.
     pub follows: BTreeMap<ProcessId, Follow>,
+    /// Rings that were passed to it, by number: whose output it can read in place.
+    pub rings: BTreeMap<ProcessId, u64>,
     /// Those of them that have something to send.
     pub pending: BTreeSet<ProcessId>,
     /// Who of them is next.
@@ -310,6 +312,18 @@ pub struct Follow {
     pub credit: i64,
     /// Streams whose end it was told.
     pub told: EofBits,
+    /// How it gets at records. Not carried into the next image, which sends bytes until it is asked again:
+    /// an older one could do nothing else.
+    pub access: Access,
+}
+
+/// How a follower gets at records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Their bytes are sent.
+    Sent,
+    /// It reads them in the ring, where there are many at a time.
+    InPlace,
 }
 
 impl State {

@@ -66,6 +66,41 @@ pub struct StreamEnded {
     pub bytes: u64,
 }
 
+/// The file of a followed process's ring, to read output in place: see [`crate::request::FollowMapped`].
+/// Its descriptor travels with the first byte of this frame, whose header says 1 descriptor; it is
+/// open for reading only. [`crate::ring`] has the layout. It takes the place of whatever was passed
+/// for this process before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RingPassed {
+    /// Whose.
+    pub process: ProcessId,
+    /// The file's inode number: no other ring that exists has the same.
+    pub ring: u64,
+    /// Bytes for records.
+    pub data_bytes: u64,
+}
+
+/// Records lie in a ring that was passed. They take credit as if they had been sent.
+///
+/// Whether they still lie there is for the reader to find out: it copies them, and looks then
+/// at where the ring's oldest record is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MappedOutput {
+    /// Whose.
+    pub process: ProcessId,
+    /// In which file, see [`RingPassed::ring`].
+    pub ring: u64,
+    /// Position of the first one. Positions only ever grow; modulo the data bytes of the ring they
+    /// are offsets in the file.
+    pub position: u64,
+    /// Bytes of all of them, headers and padding included.
+    pub bytes: u64,
+    /// Number of the first one.
+    pub from: Sequence,
+    /// Number of the record behind the last one.
+    pub next: Sequence,
+}
+
 /// Somebody else took this session's lease; its number is void.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseLost {
@@ -95,6 +130,10 @@ messages! {
         Gap = 0x4010,
         /// A stream is complete.
         StreamEnded = 0x4011,
+        /// The file of a ring.
+        RingPassed = 0x4012,
+        /// Where records lie.
+        MappedOutput = 0x4013,
         /// The lease is gone.
         LeaseLost = 0x4020,
         /// The session ends.

@@ -27,7 +27,7 @@ pub const ATTACHED_PREFIX: &str = "Attached";
 pub mod capability {
     /// Descriptors may travel with frames (unix sessions only).
     pub const DESCRIPTORS: u64 = 1 << 0;
-    /// Output rings may be mapped read-only.
+    /// Output may be read in place, from the file of a ring (unix sessions only).
     pub const MAPPED_OUTPUT: u64 = 1 << 1;
 }
 

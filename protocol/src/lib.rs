@@ -5,8 +5,8 @@
 //! evolution adds message kinds and negotiated capabilities. `docs/protocol.md` describes the wire
 //! for other languages; the files in `protocol/golden/` hold every message to its bytes.
 //!
-//! Nothing here knows what a kernel does with a request, and nothing but [`client::blocking`] and
-//! [`peer`] (a feature) asks the system for anything.
+//! Nothing here knows what a kernel does with a request, and nothing but [`client::blocking`],
+//! [`client::mapped`] and [`peer`] (a feature) asks the system for anything.
 
 #![deny(unsafe_code)]
 
@@ -27,6 +27,7 @@ pub mod places;
 pub mod record;
 pub mod reply;
 pub mod request;
+pub mod ring;
 pub mod spec;
 pub mod status;
 #[expect(unsafe_code, reason = "the one module that takes over descriptors")]

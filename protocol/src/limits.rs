@@ -8,6 +8,9 @@ pub const FRAME_BODY_BYTES_MAX: usize = 1 << 20;
 /// Most bytes of records that a kernel puts into one output frame.
 pub const OUTPUT_FRAME_BYTES_MAX: usize = 256 << 10;
 
+/// Most bytes of records that a kernel announces with one [`crate::event::MappedOutput`].
+pub const MAPPED_OUTPUT_BYTES_MAX: u64 = 1 << 20;
+
 /// Most data bytes in one output record: what one read of a default pipe can give.
 pub const RECORD_DATA_BYTES_MAX: usize = 64 << 10;
 

@@ -205,7 +205,22 @@ pub struct Follow {
     pub credit_bytes: u64,
 }
 
-/// Adds credit to a [`Follow`]. Not answered; its request id is 0.
+/// As [`Follow`], for a client that reads rings in place: where there is much at a time, the kernel
+/// passes the file of the ring ([`crate::event::RingPassed`]) and says where records lie
+/// ([`crate::event::MappedOutput`]); little goes as frames of kind [`crate::event::OUTPUT_KIND`], and
+/// after an upgrade of the kernel everything does, until this is asked again. Unix sessions only; refused as
+/// `unsupported` elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FollowMapped {
+    /// Whose.
+    pub process: ProcessId,
+    /// As in [`Follow`].
+    pub from: Sequence,
+    /// As in [`Follow`]; records that are read in place take as much.
+    pub credit_bytes: u64,
+}
+
+/// Adds credit to a [`Follow`] or [`FollowMapped`]. Not answered; its request id is 0.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
     /// Whose.
@@ -214,7 +229,7 @@ pub struct Grant {
     pub credit_bytes: u64,
 }
 
-/// Ends a [`Follow`].
+/// Ends a [`Follow`] or [`FollowMapped`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unfollow {
     /// Whose.
@@ -278,6 +293,8 @@ messages! {
         Unfollow = 0x0062,
         /// Tell about processes.
         Subscribe = 0x0063,
+        /// Say where output lies.
+        FollowMapped = 0x0064,
         /// End if nothing is held.
         ExitIfIdle = 0x0070,
     }

@@ -13,14 +13,17 @@ const PER_MESSAGE_MAX: usize = 4;
 /// Descriptors that are kept at once; further ones are closed.
 const KEPT_MAX: usize = 16;
 
+/// Descriptors that arrived and were not fetched yet, in the order of their frames.
+pub type Descriptors = VecDeque<OwnedFd>;
+
 /// Reads once. Descriptors that came along are close-on-exec from the first moment.
 ///
 /// # Errors
 /// As `recvmsg`.
-pub(crate) fn receive_with_descriptors(
+pub fn receive_with_descriptors(
     socket: &UnixStream,
     into: &mut [u8],
-    descriptors: &mut VecDeque<OwnedFd>,
+    descriptors: &mut Descriptors,
 ) -> std::io::Result<usize> {
     let mut slices = [IoSliceMut::new(into)];
     let mut space = cmsg_space!([RawFd; PER_MESSAGE_MAX]);

@@ -5,7 +5,8 @@
 //! missing.
 
 use kingpole_protocol::event::{
-    Event, Gap, Goodbye, LeaseLost, ProcessEnded, ProcessRemoved, ProcessStarted, StreamEnded,
+    Event, Gap, Goodbye, LeaseLost, MappedOutput, ProcessEnded, ProcessRemoved, ProcessStarted,
+    RingPassed, StreamEnded,
 };
 use kingpole_protocol::hello::{Hello, Welcome};
 use kingpole_protocol::record::{RecordHeader, Stream};
@@ -14,10 +15,10 @@ use kingpole_protocol::reply::{
     Sockets, Spawned, Value, Values,
 };
 use kingpole_protocol::request::{
-    CloseSocket, Commit, ExitIfIdle, FetchSocket, Follow, GetValue, Grant, ListLeases,
-    ListProcesses, ListSessions, ListSockets, ListValues, MakeSocket, OutputAcknowledgement, Ping,
-    ReleaseLease, Remove, Request, Signal, SignalTarget, Spawn, Status, Subscribe, TakeLease,
-    Unfollow, ValueChange,
+    CloseSocket, Commit, ExitIfIdle, FetchSocket, Follow, FollowMapped, GetValue, Grant,
+    ListLeases, ListProcesses, ListSessions, ListSockets, ListValues, MakeSocket,
+    OutputAcknowledgement, Ping, ReleaseLease, Remove, Request, Signal, SignalTarget, Spawn,
+    Status, Subscribe, TakeLease, Unfollow, ValueChange,
 };
 use kingpole_protocol::spec::{
     LimitSpec, OutputSpec, Overflow, ProcessSpec, SocketAddress, SocketKind, SocketSpec, StdinSpec,
@@ -276,6 +277,12 @@ fn requests() -> Vec<Request> {
         .into(),
         Unfollow { process }.into(),
         Subscribe {}.into(),
+        FollowMapped {
+            process,
+            from: Sequence(7),
+            credit_bytes: 1 << 20,
+        }
+        .into(),
         ExitIfIdle {}.into(),
     ]
 }
@@ -430,6 +437,21 @@ fn events() -> Vec<Event> {
             stream: Stream::Stderr,
             next: Sequence(10),
             bytes: 5,
+        }
+        .into(),
+        RingPassed {
+            process,
+            ring: 0x1234,
+            data_bytes: 2 << 20,
+        }
+        .into(),
+        MappedOutput {
+            process,
+            ring: 0x1234,
+            position: 4 << 20,
+            bytes: 131_136,
+            from: Sequence(11),
+            next: Sequence(13),
         }
         .into(),
         LeaseLost {

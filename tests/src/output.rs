@@ -2,8 +2,9 @@
 
 use crate::wait::PATIENCE;
 use kingpole_protocol::client::blocking::{Client, Notice};
-use kingpole_protocol::event::{Event, Gap, StreamEnded};
-use kingpole_protocol::record::{RecordHeader, Stream};
+use kingpole_protocol::client::{Copied, MappedRing};
+use kingpole_protocol::event::{Event, Gap, MappedOutput, StreamEnded};
+use kingpole_protocol::record::{RecordHeader, Records, Stream};
 use kingpole_protocol::request::{Commit, OutputAcknowledgement};
 use kingpole_protocol::status::End;
 use kingpole_protocol::{ProcessId, Sequence};
@@ -40,6 +41,12 @@ pub struct Follower {
     pub ended: Vec<StreamEnded>,
     /// The end of the process, if it was told.
     pub end: Option<End>,
+    /// Its ring, once it was passed.
+    pub ring: Option<MappedRing>,
+    /// What was announced, and was read in place.
+    pub read_in_place: Vec<MappedOutput>,
+    /// How often it was not there any more.
+    pub overtaken: u64,
 }
 
 impl Follower {
@@ -67,11 +74,28 @@ impl Follower {
     ) -> Self {
         client.subscribe().expect("subscribe");
         client.follow(process, from, CREDIT).expect("follow");
+        Self::with(client, process, from, acknowledge)
+    }
+
+    /// Follows `process` from its first kept record on, and reads its ring in place where that is offered.
+    ///
+    /// # Panics
+    /// When the kernel refuses.
+    #[must_use]
+    #[track_caller]
+    pub fn in_place(mut client: Client, process: ProcessId, acknowledge: Acknowledge) -> Self {
+        client.subscribe().expect("subscribe");
+        let from = Sequence(0);
+        client.follow_mapped(process, from, CREDIT).expect("follow");
+        Self::with(client, process, from, acknowledge)
+    }
+
+    fn with(client: Client, process: ProcessId, next: Sequence, acknowledge: Acknowledge) -> Self {
         Self {
             client,
             process,
             acknowledge,
-            next: from,
+            next,
             offsets: BTreeMap::new(),
             newest_ns: 0,
             bytes: Stream::ALL.map(|s| (s, Vec::new())).into(),
@@ -79,6 +103,9 @@ impl Follower {
             gaps: Vec::new(),
             ended: Vec::new(),
             end: None,
+            ring: None,
+            read_in_place: Vec::new(),
+            overtaken: 0,
         }
     }
 
@@ -141,6 +168,10 @@ impl Follower {
                 self.take_record(header, &data);
             }
             Notice::Event(Event::Gap(gap)) if gap.process == self.process => self.take_gap(gap),
+            Notice::Event(Event::RingPassed(passed)) => {
+                self.ring = Some(self.client.take_ring(&passed).expect("a ring"));
+            }
+            Notice::Event(Event::MappedOutput(output)) => self.take_announced(output),
             Notice::Event(Event::StreamEnded(end)) if end.process == self.process => {
                 let seen = self.offsets.get(&end.stream).copied().unwrap_or_default();
                 assert_eq!(end.bytes, seen, "bytes of {:?} at its end", end.stream);
@@ -197,6 +228,29 @@ impl Follower {
             .expect("grant");
         if self.acknowledge == Acknowledge::Each {
             self.acknowledge_through(header.sequence);
+        }
+    }
+
+    #[track_caller]
+    fn take_announced(&mut self, output: MappedOutput) {
+        assert_eq!(output.process, self.process, "announced to who did not ask");
+        let ring = self.ring.as_ref().expect("a ring comes first");
+        let mut bytes = Vec::new();
+        let copied = ring.copy(self.client.descriptor(), &output, &mut bytes);
+        match copied.expect("it can be read") {
+            Copied::Whole => {
+                for record in Records::new(&bytes) {
+                    self.take_record(record.header, record.data);
+                }
+                assert_eq!(self.next, output.next);
+                self.read_in_place.push(output);
+            }
+            Copied::Overtaken => {
+                self.overtaken += 1;
+                self.ring = None;
+                let asked = self.client.follow_mapped(self.process, output.from, CREDIT);
+                asked.expect("followed anew");
+            }
         }
     }
 

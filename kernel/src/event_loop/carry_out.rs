@@ -5,7 +5,7 @@ use super::hands::Helping;
 use super::text_output::{TextHelping, look_up};
 use super::upgrading::Order;
 use super::{Kernel, room_of};
-use crate::effect::{Asker, Countable, Effect, TextForm};
+use crate::effect::{Asker, Countable, Delivery, Effect, TextForm};
 use crate::input::{Input, Room};
 use crate::memory::ring::ReadMark;
 use crate::state::SessionId;
@@ -150,7 +150,15 @@ impl Kernel {
                 process,
                 mark,
                 credit,
-            } => self.send_output(session, process, mark, credit),
+                delivery,
+            } => {
+                let follower = (session, process);
+                let announced = match delivery {
+                    Delivery::InPlace { ring } => self.announce(follower, mark, credit, ring),
+                    Delivery::Bytes => None,
+                };
+                announced.or_else(|| self.send_output(session, process, mark, credit))
+            }
             Effect::ResolveIntents => {
                 let resolved = self.hands.resolve();
                 self.inbox.extend(resolved);
@@ -361,7 +369,11 @@ impl Kernel {
         if !connection.queue.is_empty() {
             return Some(Helping::refused(session, process, mark));
         }
-        let (records, mark, bytes) = match self.hands.helping(&self.state, process, mark, credit)? {
+        let most = crate::limits::OUTPUT_SEND_BYTES;
+        let helping = self
+            .hands
+            .helping(&self.state, process, mark, credit, most)?;
+        let (records, mark, bytes) = match helping {
             Err(damaged) => return Some(damaged),
             Ok(Helping::Gap { gap, mark }) => {
                 return Some(Input::OutputGap {
@@ -375,6 +387,7 @@ impl Kernel {
                 records,
                 mark,
                 bytes,
+                ..
             }) => (records, mark, bytes),
         };
         let length = u64::try_from(OutputFrame::PREFIX_BYTES)
@@ -412,6 +425,7 @@ impl Kernel {
                     process,
                     mark,
                     bytes,
+                    passed: None,
                     room,
                 })
             }

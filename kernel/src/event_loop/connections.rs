@@ -273,7 +273,15 @@ impl Connection {
         let rights = [ControlMessage::ScmRights(&rights)];
         let count = match send_to(&self.socket, &[IoSlice::new(frame)], &rights) {
             Ok(count) => count,
-            Err(Errno::EAGAIN | Errno::EINTR) => return None,
+            // The last four: too many descriptors are on their way, or there is no memory for it.
+            Err(
+                Errno::EAGAIN
+                | Errno::EINTR
+                | Errno::ETOOMANYREFS
+                | Errno::EMFILE
+                | Errno::ENOBUFS
+                | Errno::ENOMEM,
+            ) => return None,
             Err(_) => return Some(Sent::Broken),
         };
         // It went with the first byte; what is left of the frame is bytes like any others.

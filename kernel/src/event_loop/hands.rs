@@ -243,8 +243,11 @@ impl Hands {
         let removed = Entry::Removed(entry::Removed { process });
         let result = self.record(state, &removed).map(|_| ());
         crash_point("remove: after the journal");
-        if let Some(child) = self.children.remove(&process) {
+        if let Some(mut child) = self.children.remove(&process) {
             self.forget_read_of(child.slot);
+            if let Some(ring) = child.ring.take() {
+                ring.retire();
+            }
             if self
                 .pids
                 .get(&child.pid)
@@ -334,6 +337,7 @@ impl Hands {
         process: ProcessId,
         mark: ReadMark,
         credit: u64,
+        most: u64,
     ) -> Option<Result<Helping<'_>, Input>> {
         let ring = self.children.get(&process)?.ring.as_ref()?;
         let cursor = state.processes.get(&process)?.output.cursor;
@@ -353,7 +357,7 @@ impl Hands {
             };
             let after = ReadMark::after(&record);
             let total = after.position.saturating_sub(start.position);
-            if bytes != 0 && (total > crate::limits::OUTPUT_SEND_BYTES || bytes >= credit) {
+            if bytes != 0 && (total > most || bytes >= credit) {
                 break;
             }
             (mark, bytes) = (after, total);
@@ -361,6 +365,7 @@ impl Hands {
         match ring.bytes(&cursor, start.position, bytes) {
             Some(records) => Some(Ok(Helping::Records {
                 records,
+                start,
                 mark,
                 bytes,
             })),
@@ -382,6 +387,8 @@ pub(super) enum Helping<'a> {
     Records {
         /// Their bytes; two pieces where the ring wraps.
         records: [&'a [u8]; 2],
+        /// In front of them.
+        start: ReadMark,
         /// Behind them.
         mark: ReadMark,
         /// How many.
@@ -401,6 +408,7 @@ impl Helping<'_> {
             process,
             mark,
             bytes: 0,
+            passed: None,
             room: Room::Congested,
         }
     }

@@ -257,6 +257,7 @@ impl Kernel {
         let held = self.hands.all_held(&self.listeners);
         #[cfg(test)]
         kept.extend(held.iter().map(|(_, fd)| *fd));
+        self.hands.close_rings();
         crash_point("upgrade: before exec");
         // Should it hang, it is ended, or becomes this program again.
         let cause = match alarm::set(resume_patience()) {
@@ -264,6 +265,7 @@ impl Kernel {
             Err(cause) => cause,
         };
         alarm::cancel();
+        self.hands.open_rings();
         if let Some(witness) = witness {
             witness.dismiss();
         }

@@ -180,6 +180,8 @@ impl Reading<'_> {
         moved: u64,
         left: u64,
     ) -> Result<RecordHeader, ReadError> {
+        // What lies behind the head now is about to be overwritten.
+        self.ring.tell_readers(cursor);
         let data = cursor.head.saturating_add(RECORD_HEADER_BYTES);
         let mut done = moved.saturating_sub(left);
         while done < moved {

@@ -5,9 +5,13 @@
 
 use std::cell::{Cell, OnceCell};
 use std::io::IoSliceMut;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
+use kingpole_protocol::ring::{CLOSED, oldest_words};
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::{Mode, fchmod, fstat};
 use nix::sys::uio::readv;
 
 use super::cursor::{
@@ -16,7 +20,7 @@ use super::cursor::{
 use super::layout::PAGE;
 use super::state_memory::MemoryError;
 use crate::sys::mapping::Mapping;
-use crate::sys::memfd::{create_sealed, punch_hole, sealed_size};
+use crate::sys::memfd::{create_sealed, is_hole, punch_hole, sealed_size};
 
 /// Most bytes that one read takes from a child, and so the longest record.
 pub const READ_BYTES_MAX: u64 = 64 * 1024;
@@ -141,6 +145,19 @@ pub struct Ring {
     touched: u64,
     /// What [`Ring::make_room`] gave up since this process mapped it.
     dropped: Cell<Dropped>,
+    /// Whether anybody may read it in place.
+    readers: Cell<Readers>,
+}
+
+/// Whether clients may be reading a ring in place, so that they have to be told what is overwritten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Readers {
+    /// It has been passed to nobody.
+    None,
+    /// It has been passed to somebody.
+    Some,
+    /// Another kernel process may have passed it: to be found out when it matters.
+    Unknown,
 }
 
 /// Records that went because a ring was full.
@@ -168,6 +185,7 @@ impl Ring {
             payload_bytes_max: None,
             touched: 0,
             dropped: Cell::default(),
+            readers: Cell::new(Readers::None),
         })
     }
 
@@ -198,6 +216,7 @@ impl Ring {
                 records: 0,
                 bytes: 0,
             }),
+            readers: Cell::new(Readers::Unknown),
         }
     }
 
@@ -396,6 +415,7 @@ impl Ring {
         if !cursor.is_empty() || self.touched < GIVE_BACK_BYTES_MIN {
             return Ok(GiveBack::NotWorthIt);
         }
+        self.tell_readers(cursor);
         let given = self.touched.next_multiple_of(PAGE).min(self.size.0);
         punch_hole(&self.fd, 0, given)?;
         self.touched = 0;
@@ -412,6 +432,80 @@ impl Ring {
     #[must_use]
     pub const fn touched_bytes(&self) -> u64 {
         self.touched
+    }
+
+    /// A descriptor of its file for a client to read in place, open for reading only, and the number by
+    /// which the two of us call it.
+    ///
+    /// Reopening what was passed does not make it writable either: the file has no permissions but its
+    /// owner's to read (memory files begin with all), and its owner is who could end this process anyway.
+    ///
+    /// # Errors
+    /// Descriptor limit, or there is no `/proc`.
+    pub fn share(&self, cursor: &RingCursor) -> Result<(OwnedFd, u64), Errno> {
+        self.map()?;
+        // (Mapped, so that telling cannot fail later for lack of memory.)
+        fchmod(&self.fd, Mode::S_IRUSR)?;
+        let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        let shared = open(path.as_str(), flags, Mode::empty())?;
+        let number = fstat(&shared)?.st_ino;
+        self.readers.set(Readers::Some);
+        self.tell_readers(cursor);
+        Ok((shared, number))
+    }
+
+    /// Whoever reads in place shall believe nothing until [`Self::tell_readers`].
+    pub fn close_to_readers(&self) {
+        self.store_oldest(CLOSED);
+    }
+
+    /// Nobody needs it any more. Its memory goes back also if somebody keeps its file open.
+    pub fn retire(self) {
+        if self.has_readers() {
+            self.close_to_readers();
+            // Failing to costs memory until the last reader closes it.
+            let _ = punch_hole(&self.fd, 0, self.size.0);
+        }
+    }
+
+    /// Stores where the oldest record is, for who reads in place. Comes after the publication of the
+    /// cursor and before anything is written in front of that record.
+    pub(crate) fn tell_readers(&self, cursor: &RingCursor) {
+        self.store_oldest(cursor.tail);
+    }
+
+    fn has_readers(&self) -> bool {
+        if self.readers.get() == Readers::Unknown {
+            // The page behind the records is written to when it is first passed to somebody.
+            let known = match is_hole(&self.fd, self.size.0) {
+                Ok(true) => Readers::None,
+                Ok(false) | Err(_) => Readers::Some,
+            };
+            self.readers.set(known);
+        }
+        self.readers.get() == Readers::Some
+    }
+
+    /// Only where somebody may look: it takes a page of memory.
+    fn store_oldest(&self, position: u64) {
+        // As a program does that is older than all this.
+        #[cfg(test)]
+        if !crate::sys::simulated::knows_readers() {
+            return;
+        }
+        if !self.has_readers() {
+            return;
+        }
+        let words = self.mapping().ok();
+        let words = words.and_then(|mapping| mapping.words::<AtomicU64>(self.size.0 as usize, 2));
+        if let Some([oldest, inverted]) = words {
+            let [first, second] = oldest_words(position);
+            oldest.store(first, Ordering::Relaxed);
+            inverted.store(second, Ordering::Release);
+            // Before whatever is written next, by us or by Linux on our behalf.
+            fence(Ordering::SeqCst);
+        }
     }
 
     /// Maps it now. A read does this before it takes anything out of a pipe.

@@ -3,7 +3,7 @@
 use super::text::{
     Batch, EndTold, LineEnd, Tail, TextMode, TextSession, Watch, WatchStart, Watched,
 };
-use super::{Follow, Peer, Phase, Session, SessionId, Subscribed};
+use super::{Access, Follow, Peer, Phase, Session, SessionId, Subscribed};
 use crate::input::Room;
 use crate::memory::cursor::{EofBits, Stream};
 use crate::memory::ring::ReadMark;
@@ -94,6 +94,7 @@ impl Session {
                 Subscribed::No
             },
             follows,
+            rings: std::collections::BTreeMap::new(),
             pending,
             serve_next: ProcessId(0),
             queue,
@@ -134,6 +135,7 @@ fn restore_follow(saved: &SavedFollow) -> (ProcessId, Follow) {
         mark,
         credit: saved.credit,
         told,
+        access: Access::Sent,
     };
     (saved.process, follow)
 }

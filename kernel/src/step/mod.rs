@@ -18,7 +18,7 @@ mod values;
 
 use crate::effect::{After, Asker, Effect};
 use crate::input::{Input, Now, Termination};
-use crate::state::{Phase, SessionId, State};
+use crate::state::{Access, Phase, SessionId, State};
 use kingpole_protocol::error::{ErrorCode, ErrorReply};
 use kingpole_protocol::event::Event;
 use kingpole_protocol::hello::{VERSION_MAX, VERSION_MIN, Welcome, capability};
@@ -146,8 +146,10 @@ impl Step<'_> {
                 process,
                 mark,
                 bytes,
+                passed,
                 room,
             } => {
+                self.note_passed_ring(session, process, passed);
                 self.handle_output_sent(session, process, mark, bytes, room);
             }
             Input::RingDamaged { process, reason } => self.handle_ring_damaged(process, &reason),
@@ -192,7 +194,8 @@ impl Step<'_> {
             Request::FetchSocket(fetch) => self.fetch_socket(asker, &fetch.name),
             Request::TakeLease(take) => self.take_lease(asker, take),
             Request::ReleaseLease(release) => self.release_lease(asker, release.lease),
-            Request::Follow(follow) => self.follow(asker, &follow),
+            Request::Follow(follow) => self.follow(asker, &follow, Access::Sent),
+            Request::FollowMapped(follow) => self.follow_mapped(asker, &follow),
             Request::Grant(grant) => {
                 self.grant(asker.session, grant.process, grant.credit_bytes);
                 Ok(())
@@ -246,12 +249,11 @@ impl Step<'_> {
             .map_err(|error| refusal(ErrorCode::INVALID, error.to_string()))?;
         let about = &self.state.about;
         let offered = match self.passes_descriptors(asker.session) {
-            true => capability::DESCRIPTORS,
+            true => capability::DESCRIPTORS | capability::MAPPED_OUTPUT,
             false => 0,
         };
         let welcome = Welcome {
             version: VERSION_MAX.min(hello.version_max),
-            // Mapping rings is not offered yet.
             capabilities: hello.capabilities & offered,
             release: about.release.clone(),
             pid: about.pid,

@@ -1,15 +1,16 @@
 //! Output: read from children, kept, followed, released.
 
 use super::{Refusal, Step, refusal};
-use crate::effect::{Asker, Effect};
+use crate::effect::{Asker, Delivery, Effect};
 use crate::input::{OutputPosition, ReadOutcome, Room};
 use crate::limits::{
-    GIVE_BACK_DELAY_NS, READ_AGAIN_DOUBLINGS_MAX, READ_AGAIN_FIRST_NS, SERVED_PER_TURN_MAX,
+    GIVE_BACK_DELAY_NS, READ_AGAIN_DOUBLINGS_MAX, READ_AGAIN_FIRST_NS, RINGS_PASSED_MAX,
+    SERVED_PER_TURN_MAX,
 };
 use crate::memory::cursor::{EofBits, Stream};
 use crate::memory::read_cell::OverflowPolicy;
 use crate::memory::ring::{Gap as RingGap, ReadMark};
-use crate::state::{Follow, GiveBack, Phase, Process, Reading, SessionId, flags};
+use crate::state::{Access, Follow, GiveBack, Phase, Process, Reading, SessionId, flags};
 use kingpole_protocol::error::ErrorCode;
 use kingpole_protocol::event::{Gap, StreamEnded};
 use kingpole_protocol::ids::{ProcessId, Sequence};
@@ -187,7 +188,39 @@ impl Step<'_> {
         self.effects.push(Effect::AbandonOutput { process: id });
     }
 
-    pub(super) fn follow(&mut self, asker: Asker, follow: &request::Follow) -> Result<(), Refusal> {
+    pub(super) fn follow_mapped(
+        &mut self,
+        asker: Asker,
+        follow: &request::FollowMapped,
+    ) -> Result<(), Refusal> {
+        if !self.passes_descriptors(asker.session) {
+            let text = "output cannot be read in place over TCP; have it sent";
+            return Err(refusal(ErrorCode::UNSUPPORTED, text));
+        }
+        #[cfg(test)]
+        if !crate::sys::simulated::knows_readers() {
+            let text = "a kernel before this was thought of";
+            return Err(refusal(ErrorCode::UNKNOWN_KIND, text));
+        }
+        let request::FollowMapped {
+            process,
+            from,
+            credit_bytes,
+        } = *follow;
+        let follow = request::Follow {
+            process,
+            from,
+            credit_bytes,
+        };
+        self.follow(asker, &follow, Access::InPlace)
+    }
+
+    pub(super) fn follow(
+        &mut self,
+        asker: Asker,
+        follow: &request::Follow,
+        access: Access,
+    ) -> Result<(), Refusal> {
         let id = follow.process;
         let output = &self.process(id)?.output;
         let next = output.cursor.next_seq;
@@ -208,7 +241,7 @@ impl Step<'_> {
             position: output.cursor.tail,
         };
         let credit = i64::try_from(follow.credit_bytes).unwrap_or(i64::MAX);
-        self.begin_following(asker.session, id, mark, credit);
+        self.begin_following(asker.session, id, mark, credit, access);
         self.done(asker)?;
         self.wake(asker.session, id);
         Ok(())
@@ -220,15 +253,19 @@ impl Step<'_> {
         id: ProcessId,
         mark: ReadMark,
         credit: i64,
+        access: Access,
     ) {
         let follow = Follow {
             mark,
             credit,
             told: EofBits::NONE,
+            access,
         };
         let Some(session) = self.state.sessions.get_mut(&session) else {
             return;
         };
+        // Whoever asks anew may have closed the file of the ring.
+        session.rings.remove(&id);
         session.follows.insert(id, follow);
         if let Some(process) = self.state.processes.get_mut(&id) {
             process.followers.insert(session.id);
@@ -243,6 +280,7 @@ impl Step<'_> {
             .get_mut(&session)
             .is_some_and(|session| {
                 session.pending.remove(&id);
+                session.rings.remove(&id);
                 session.follows.remove(&id).is_some()
             });
         if let Some(process) = self.state.processes.get_mut(&id) {
@@ -355,11 +393,18 @@ impl Step<'_> {
         if behind && follow.credit > 0 {
             let credit = u64::try_from(follow.credit).unwrap_or(0);
             let mark = follow.mark;
+            let ring = session.rings.get(&process_id).copied();
+            let passes = ring.is_some() || session.rings.len() < RINGS_PASSED_MAX;
+            let delivery = match follow.access {
+                Access::InPlace if passes => Delivery::InPlace { ring },
+                Access::InPlace | Access::Sent => Delivery::Bytes,
+            };
             self.effects.push(Effect::SendOutput {
                 session: id,
                 process: process_id,
                 mark,
                 credit,
+                delivery,
             });
             return;
         }
@@ -386,6 +431,20 @@ impl Step<'_> {
         }
         self.event(id, gap(process, missed));
         self.wake(id, process);
+    }
+
+    pub(super) fn note_passed_ring(
+        &mut self,
+        id: SessionId,
+        process: ProcessId,
+        passed: Option<u64>,
+    ) {
+        let session = self.state.sessions.get_mut(&id);
+        if let (Some(session), Some(ring)) = (session, passed)
+            && session.follows.contains_key(&process)
+        {
+            session.rings.insert(process, ring);
+        }
     }
 
     pub(super) fn handle_output_sent(
@@ -459,6 +518,7 @@ impl Step<'_> {
                 continue;
             };
             held.pending.remove(&id);
+            held.rings.remove(&id);
             let Some(mut follow) = held.follows.remove(&id) else {
                 continue;
             };

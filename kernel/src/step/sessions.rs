@@ -21,6 +21,7 @@ impl Step<'_> {
             phase: Phase::Text,
             subscribed: Subscribed::No,
             follows: BTreeMap::new(),
+            rings: BTreeMap::new(),
             pending: BTreeSet::new(),
             serve_next: ProcessId(0),
             queue: Room::Free,

@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::fstat;
-use nix::unistd::ftruncate;
+use nix::unistd::{Whence, ftruncate, lseek};
 
 /// The seals every shared file carries: its size cannot change, so no access can raise SIGBUS.
 fn size_seals() -> SealFlag {
@@ -47,6 +47,20 @@ pub fn punch_hole(fd: impl AsFd, offset: u64, bytes: u64) -> Result<(), Errno> {
     let bytes = i64::try_from(bytes).map_err(|_| Errno::EINVAL)?;
     let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
     fallocate(fd, flags, offset, bytes)
+}
+
+/// Whether nothing was ever written at `offset`, or it was given back. Makes no page, as looking would.
+///
+/// # Errors
+/// The error of `lseek`.
+pub fn is_hole(fd: impl AsFd, offset: u64) -> Result<bool, Errno> {
+    let offset = i64::try_from(offset).map_err(|_| Errno::EINVAL)?;
+    match lseek(fd, offset, Whence::SeekData) {
+        Ok(found) => Ok(found != offset),
+        // There is no data behind it either.
+        Err(Errno::ENXIO) => Ok(true),
+        Err(cause) => Err(cause),
+    }
 }
 
 /// Makes a close-on-exec memory file that holds exactly `bytes` and can never change.

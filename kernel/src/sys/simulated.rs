@@ -60,6 +60,8 @@ pub(crate) struct Linux {
     pub(crate) version: u32,
     /// Whether the one that runs says nothing that an older one could not read.
     pub(crate) says_nothing_new: bool,
+    /// The first version whose programs know that rings may be read in place.
+    pub(crate) reads_in_place_since: u32,
     /// Nanoseconds; each look takes one microsecond.
     pub(crate) clock_ns: u64,
     /// Where the words of children lie.
@@ -146,6 +148,7 @@ impl Linux {
             acting: INIT,
             version: 1,
             says_nothing_new: false,
+            reads_in_place_since: 1,
             clock_ns: 1_700_000_000_000_000_000,
             memory,
             programs: BTreeMap::new(),
@@ -522,4 +525,9 @@ pub(crate) fn version_written() -> Option<u32> {
         true => 1,
         false => linux.version,
     })
+}
+
+/// Whether the program that runs knows that rings may be read in place.
+pub(crate) fn knows_readers() -> bool {
+    with(|linux| linux.version >= linux.reads_in_place_since).unwrap_or(true)
 }

@@ -1,21 +1,23 @@
 //! A client that waits, on a unix or TCP socket of the standard library.
 
 use super::connection::{Connection, ConnectionError, Incoming};
+use super::mapped::MappedRing;
 use crate::codec::CodecError;
 use crate::error::ErrorReply;
-use crate::event::Event;
+use crate::event::{Event, RingPassed};
 use crate::hello::{Welcome, capability};
 use crate::ids::{Fence, ProcessId, RequestId, Sequence};
 use crate::places::Address;
 use crate::record::RecordHeader;
 use crate::reply::{LeaseTaken, Reply, SocketMade, SocketPassed, Spawned};
 use crate::request::{
-    CloseSocket, Commit, FetchSocket, Follow, Grant, ListProcesses, ListSockets, ListValues,
-    MakeSocket, Request, Signal, SignalTarget, Spawn, Status, Subscribe, TakeLease, Unfollow,
+    CloseSocket, Commit, FetchSocket, Follow, FollowMapped, Grant, ListProcesses, ListSockets,
+    ListValues, MakeSocket, Request, Signal, SignalTarget, Spawn, Status, Subscribe, TakeLease,
+    Unfollow,
 };
 use crate::spec::{ProcessSpec, SocketSpec};
 use crate::status::{KernelStatus, ProcessInfo, SocketInfo, ValueInfo};
-use crate::sys::receive_with_descriptors;
+use crate::sys::{Descriptors, receive_with_descriptors};
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -88,9 +90,6 @@ enum Socket {
     Unix(UnixStream, Descriptors),
     Tcp(TcpStream),
 }
-
-/// Descriptors that arrived and were not fetched yet.
-type Descriptors = VecDeque<OwnedFd>;
 
 impl Socket {
     fn set_timeout(&self, timeout: Option<Duration>) -> std::io::Result<()> {
@@ -168,7 +167,7 @@ impl Client {
             }
         };
         let capabilities = match &socket {
-            Socket::Unix(..) => capability::DESCRIPTORS,
+            Socket::Unix(..) => capability::DESCRIPTORS | capability::MAPPED_OUTPUT,
             Socket::Tcp(_) => 0,
         };
         let mut client = Self {
@@ -451,6 +450,48 @@ impl Client {
             Done
         )
         .map(|_| ())
+    }
+
+    /// As [`Self::follow`], to read output in place: much of it comes as
+    /// [`crate::event::MappedOutput`], which is for [`MappedRing::copy`]. What arrived of this process and was
+    /// not fetched yet is forgotten, as it comes again.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub fn follow_mapped(
+        &mut self,
+        process: ProcessId,
+        from: Sequence,
+        credit_bytes: u64,
+    ) -> Result<(), ClientError> {
+        let answer = self.call(FollowMapped {
+            process,
+            from,
+            credit_bytes,
+        });
+        expect!(answer, Done)?;
+        self.notices.retain(|notice| match notice {
+            Notice::Output { process: of, .. } => *of != process,
+            Notice::Event(Event::MappedOutput(output)) => output.process != process,
+            Notice::Event(Event::Gap(gap)) => gap.process != process,
+            Notice::Event(Event::StreamEnded(ended)) => ended.process != process,
+            // Descriptors have to be fetched in their order.
+            Notice::Event(_) => true,
+        });
+        Ok(())
+    }
+
+    /// The ring of which a [`crate::event::RingPassed`] has just been fetched: each once, in their order.
+    ///
+    /// # Errors
+    /// [`ClientError::DescriptorLost`] when Linux could not give it to us, or it is something else.
+    pub fn take_ring(&mut self, passed: &RingPassed) -> Result<MappedRing, ClientError> {
+        let descriptor = match &mut self.socket {
+            Socket::Unix(_, descriptors) => descriptors.pop_front(),
+            Socket::Tcp(_) => None,
+        };
+        let ring = descriptor.map(|descriptor| MappedRing::new(descriptor, passed));
+        ring.and_then(Result::ok).ok_or(ClientError::DescriptorLost)
     }
 
     /// Gives credit for more output.

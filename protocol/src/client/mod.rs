@@ -6,6 +6,9 @@
 
 pub mod blocking;
 pub mod connection;
+pub mod mapped;
 
+pub use crate::sys::{Descriptors, receive_with_descriptors};
 pub use blocking::{Client, ClientError};
 pub use connection::{Connection, ConnectionError, Incoming};
+pub use mapped::{Copied, MappedRing, MappedRingError};

@@ -2,7 +2,9 @@
 //! together with a value that says how far. It comes and goes; its log stays.
 
 mod book;
+pub(super) mod in_place;
 
+use self::in_place::InPlace;
 use super::oracle::may_drop;
 use super::world::World;
 use crate::event_loop::connections::Connection as Server;
@@ -10,6 +12,7 @@ use crate::input::Input;
 use crate::state::{Peer, SessionId};
 use crate::sys::simulated;
 use kingpole_protocol::client::connection::{Connection, Incoming};
+use kingpole_protocol::client::{Descriptors, receive_with_descriptors};
 use kingpole_protocol::error::{ErrorCode, ErrorReply};
 use kingpole_protocol::event::Event;
 use kingpole_protocol::ids::{Fence, ProcessId, Sequence};
@@ -22,7 +25,7 @@ use kingpole_protocol::request::{
 use kingpole_protocol::spec::{OutputSpec, Overflow, ProcessSpec};
 use kingpole_protocol::status::{End, ProcessInfo};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Write};
 use std::os::unix::net::UnixStream;
 
 const CREDIT_BYTES: u64 = 100_000;
@@ -60,6 +63,8 @@ struct Session {
     asked: BTreeMap<u64, Asked>,
     follows: BTreeSet<ProcessId>,
     has_lease: bool,
+    descriptors: Descriptors,
+    in_place: InPlace,
 }
 
 #[derive(Debug, Clone)]
@@ -69,6 +74,8 @@ enum Asked {
     Spawn(String),
     Commit,
     Stale,
+    /// Output of this process, to be read in place.
+    InPlace(ProcessId),
     Other,
 }
 
@@ -173,6 +180,8 @@ impl World {
             asked: BTreeMap::new(),
             follows: BTreeSet::new(),
             has_lease: false,
+            descriptors: Descriptors::new(),
+            in_place: InPlace::default(),
         };
         let lease = TakeLease {
             name: LEASE.to_owned(),
@@ -270,6 +279,18 @@ impl World {
         let Some(mut session) = self.manager.session.take() else {
             return;
         };
+        if let Some(output) = session.in_place.take_put_off() {
+            if self.random.one_in(2) && !self.manager.asks_no_more {
+                session.in_place.put_off(output);
+                self.manager.session = Some(session);
+                return;
+            }
+            self.manager.copy(&mut session, &output);
+            if session.in_place.is_over() {
+                return self
+                    .note("the manager has lost the kernel, with output that was announced");
+            }
+        }
         session.unsent.extend(session.connection.take_outgoing());
         match session.socket.write(&session.unsent) {
             Ok(count) => drop(session.unsent.drain(..count)),
@@ -277,16 +298,23 @@ impl World {
             Err(_) => return self.note("the manager has lost the kernel"),
         }
         let mut bytes = vec![0; 200_000];
-        match session.socket.read(&mut bytes) {
+        let received =
+            receive_with_descriptors(&session.socket, &mut bytes, &mut session.descriptors);
+        match received {
             Ok(0) => return self.note("the manager has lost the kernel"),
             Ok(count) => session.connection.handle_bytes(&bytes[..count]),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(_) => return self.note("the manager has lost the kernel"),
         }
         loop {
-            let Session { connection, .. } = &mut session;
+            let Session {
+                connection,
+                in_place,
+                ..
+            } = &mut session;
             match connection.poll_incoming() {
                 Ok(Some(Incoming::Welcome(_))) => {}
+                Ok(Some(Incoming::Output(frame))) if in_place.passes_over(frame.process) => {}
                 Ok(Some(Incoming::Output(frame))) => {
                     let credit = self.manager.handle_output(&frame);
                     let grant = Grant {
@@ -295,7 +323,19 @@ impl World {
                     };
                     connection.send(&grant.into()).unwrap();
                 }
-                Ok(Some(Incoming::Event(event))) => self.handle_event(event),
+                // What was announced may be gone when it is looked for.
+                Ok(Some(Incoming::Event(Event::MappedOutput(output)))) if self.random.one_in(3) => {
+                    in_place.put_off(output);
+                    break;
+                }
+                Ok(Some(Incoming::Event(event))) => {
+                    if let Some(event) = self.manager.read_in_place(&mut session, event) {
+                        self.handle_event(event);
+                    }
+                    if session.in_place.is_over() {
+                        return self.note("the manager has lost the kernel");
+                    }
+                }
                 Ok(Some(Incoming::Reply { request, result })) => {
                     let asked = session.asked.remove(&request.0);
                     let asked = asked.unwrap_or_else(|| panic!("nobody asked: {result:?}"));
@@ -340,6 +380,7 @@ impl World {
                 );
                 logged.ended[index] = true;
             }
+            Event::RingPassed(_) | Event::MappedOutput(_) => panic!("not asked for: {event:?}"),
             Event::Goodbye(goodbye) => panic!("{goodbye:?}"),
         }
     }
@@ -381,6 +422,10 @@ impl World {
                 let info = spawned.process;
                 assert_eq!(info.key, key);
                 self.manager.wanted.remove(&key);
+                if self.manager.parted.contains(&info.process) {
+                    // The listing told of it before, and it has been dealt with since.
+                    return;
+                }
                 let before = self.manager.started.insert(key, info.process);
                 assert!(
                     before.is_none_or(|before| before == info.process),
@@ -403,6 +448,9 @@ impl World {
             (Asked::Stale, result) => {
                 let error = result.expect_err("it has an old number");
                 assert_eq!(error.code, ErrorCode::FENCED, "{error:?}");
+            }
+            (Asked::InPlace(process), result) => {
+                self.manager.follows_in_place(session, process, result);
             }
             (Asked::Other, _) => {}
             (asked, result) => panic!("{asked:?}: {result:?}"),

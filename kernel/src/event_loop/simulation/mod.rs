@@ -96,6 +96,7 @@ fn every_byte_end_and_value_survives_every_seed() {
     };
     let seeds_tried = seeds.clone().count();
     let mut met = std::collections::BTreeMap::new();
+    let mut read_in_place = std::collections::BTreeMap::new();
     for seed in seeds {
         if let Err(story) = run(seed, steps) {
             panic!(
@@ -105,9 +106,18 @@ fn every_byte_end_and_value_survives_every_seed() {
             );
         }
         world::met(|name, count| *met.entry(name).or_insert(0_u64) += count);
+        for (what, count) in manager::in_place::met() {
+            *read_in_place.entry(what).or_insert(0_u64) += count;
+        }
     }
-    println!("deaths: {met:#?}");
+    println!("deaths: {met:#?}; output read in place: {read_in_place:?}");
     if seeds_tried >= 100 {
+        for what in ["copied", "overtaken", "over", "refused"] {
+            assert!(
+                read_in_place.contains_key(what),
+                "output in place: never {what}"
+            );
+        }
         // A simulation in which nobody dies has fallen asleep.
         let points = world::POINTS.iter();
         let missed = points.filter(|point| !met.contains_key(*point));

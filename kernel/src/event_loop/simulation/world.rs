@@ -162,6 +162,7 @@ impl World {
         let mut linux = Linux::new(StateMemory::open(copy).unwrap());
         let mut random = Random(seed);
         linux.tells_ends = !random.one_in(3);
+        linux.reads_in_place_since = 1 + u32::from(random.one_in(2));
         for version in 0..=2 {
             let inode = super::programs::make(directory.path(), version);
             linux.programs.insert(inode, version);

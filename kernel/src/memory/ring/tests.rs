@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
@@ -241,4 +242,63 @@ fn files_that_are_not_rings_are_refused() {
         Ring::open(plain.into()),
         Err(MemoryError::Call { .. })
     ));
+}
+
+fn said_oldest(file: &std::fs::File, ring: &Ring) -> Option<u64> {
+    let mut words = [0; 16];
+    file.read_exact_at(&mut words, ring.size().bytes()).unwrap();
+    kingpole_protocol::ring::parse_oldest(&words)
+}
+
+#[test]
+fn who_reads_in_place_is_told_what_is_overwritten_and_can_only_read() {
+    let mut filled = Filled::new(8192);
+    filled.push(Stream::Stdout, &[1; 3000]);
+    let blocks = |ring: &Ring| nix::sys::stat::fstat(ring.descriptor()).unwrap().st_blocks;
+    let before = blocks(&filled.ring);
+    filled.ring.tell_readers(&filled.cursor);
+    assert_eq!(blocks(&filled.ring), before, "nobody reads: no page for it");
+
+    let (file, number) = filled.ring.share(&filled.cursor).unwrap();
+    let file = std::fs::File::from(file);
+    let found = nix::sys::stat::fstat(&file).unwrap();
+    assert_eq!(found.st_ino, number);
+    assert_eq!(found.st_mode & 0o777, 0o400, "its owner's alone, to read");
+    assert_eq!(said_oldest(&file, &filled.ring), Some(0));
+    file.write_at(b"x", 0).unwrap_err();
+    file.set_len(0).unwrap_err();
+    punch_hole(&file, 0, 4096).unwrap_err();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, 32).unwrap();
+    assert_eq!(byte, [1]);
+
+    filled.cursor = filled.ring.make_room(&filled.cursor, 8192).unwrap();
+    filled.ring.tell_readers(&filled.cursor);
+    assert_eq!(said_oldest(&file, &filled.ring), Some(filled.cursor.tail));
+    filled.ring.close_to_readers();
+    assert_eq!(said_oldest(&file, &filled.ring), Some(CLOSED));
+
+    // Whoever takes it over knows that somebody may read.
+    let copy = filled.ring.descriptor().try_clone_to_owned().unwrap();
+    let ring = Ring::open(copy).unwrap();
+    ring.tell_readers(&filled.cursor);
+    assert_eq!(said_oldest(&file, &ring), Some(filled.cursor.tail));
+}
+
+#[test]
+fn a_forgotten_ring_costs_no_memory_although_somebody_keeps_its_file() {
+    let mut filled = Filled::new(1 << 20);
+    for _ in 0..20 {
+        filled.push(Stream::Stdout, &[1; 30_000]);
+    }
+    let (file, _) = filled.ring.share(&filled.cursor).unwrap();
+    let file = std::fs::File::from(file);
+    let size = filled.ring.size().bytes();
+    assert!(file.metadata().unwrap().blocks() * 512 > 600_000);
+    filled.ring.retire();
+    assert_eq!(file.metadata().unwrap().blocks() * 512, 4096);
+    let mut words = [0; 16];
+    file.read_exact_at(&mut words, size).unwrap();
+    let said = kingpole_protocol::ring::parse_oldest(&words);
+    assert_eq!(said, Some(CLOSED));
 }

@@ -1,6 +1,6 @@
 //! What holds between any two steps.
 
-use crate::state::State;
+use crate::state::{Access, State};
 use std::collections::BTreeSet;
 
 /// What holds between any two steps.
@@ -45,6 +45,14 @@ pub(super) fn check(state: &State) {
     for (id, session) in &state.sessions {
         for process in session.follows.keys() {
             assert!(state.processes[process].followers.contains(id));
+        }
+        for process in session.rings.keys() {
+            let follow = &session.follows[process];
+            assert_eq!(
+                follow.access,
+                Access::InPlace,
+                "who asked for it has a ring"
+            );
         }
         assert!(
             session

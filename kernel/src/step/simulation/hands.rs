@@ -1,7 +1,7 @@
 //! What Linux would do with an effect, and what it would find wrong with it.
 
 use super::{RECORDS_MAX, Ring, SPAN, World};
-use crate::effect::{Countable, Effect, Question};
+use crate::effect::{Countable, Delivery, Effect, Question};
 use crate::input::{Answer, Input, LineRead, OutputPosition, ReadOutcome, Room, Started};
 use crate::memory::SlotIndex;
 use crate::memory::cursor::{EofBits, RingCursor, Sequence, Stream};
@@ -234,7 +234,8 @@ impl World {
                 process,
                 mark,
                 credit,
-            } => self.send_output(session, process, mark, credit),
+                delivery,
+            } => self.send_output(session, process, mark, (credit, delivery)),
             Effect::Exit => {
                 self.exits = true;
                 None
@@ -303,7 +304,7 @@ impl World {
         session: SessionId,
         process: ProcessId,
         mark: ReadMark,
-        credit: u64,
+        (credit, delivery): (u64, Delivery),
     ) -> Option<Input> {
         assert!(credit > 0, "nothing is sent on credit that is not there");
         if self.congested.contains(&session) {
@@ -313,6 +314,7 @@ impl World {
                 process,
                 mark,
                 bytes: 0,
+                passed: None,
                 room,
             });
         }
@@ -324,6 +326,7 @@ impl World {
             mark.seq < ring.cursor.next_seq,
             "there is something to send"
         );
+        let passed = self.pass_ring(session, process, delivery);
         let heard = self.heard.get_mut(&session).expect("output to the living");
         let next = heard.next.entry(process).or_insert(mark.seq.0);
         assert_eq!(*next, mark.seq.0, "records come in order, each once");
@@ -337,8 +340,35 @@ impl World {
             process,
             mark,
             bytes: SPAN,
+            passed,
             room: Room::Free,
         })
+    }
+
+    /// A ring is passed once to each who asked, unless Linux refuses; it is then read in place.
+    fn pass_ring(
+        &mut self,
+        session: SessionId,
+        process: ProcessId,
+        delivery: Delivery,
+    ) -> Option<u64> {
+        let Delivery::InPlace { ring } = delivery else {
+            return None;
+        };
+        let heard = self.heard.get_mut(&session).expect("output to the living");
+        let number = process.0 + 1000;
+        match ring {
+            Some(known) => {
+                assert_eq!(known, number);
+                assert!(heard.rings.contains(&process), "it has this ring");
+                None
+            }
+            None if self.fails => None,
+            None => {
+                heard.rings.insert(process);
+                Some(number)
+            }
+        }
     }
 
     fn send_text(

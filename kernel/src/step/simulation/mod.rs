@@ -39,6 +39,8 @@ pub(crate) struct Heard {
     pub(crate) text: String,
     /// Next record expected of each followed process.
     pub(crate) next: BTreeMap<ProcessId, u64>,
+    /// Whose rings it has, as far as it has not asked anew.
+    pub(crate) rings: BTreeSet<ProcessId>,
     pub(crate) closed: bool,
 }
 

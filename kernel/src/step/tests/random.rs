@@ -24,6 +24,7 @@ enum Asked {
     Spawn(u8),
     Remove,
     Follow(u64, u64),
+    FollowMapped(u64, u64),
     Grant(u64),
     Unfollow,
     Acknowledge(u64, bool),
@@ -43,6 +44,7 @@ fn moves() -> impl Strategy<Value = Move> {
         any::<u8>().prop_map(|n| Asked::Spawn(n % 6)),
         Just(Asked::Remove),
         (0_u64..8, 0_u64..400).prop_map(|(from, credit)| Asked::Follow(from, credit)),
+        (0_u64..8, 0_u64..400).prop_map(|(from, credit)| Asked::FollowMapped(from, credit)),
         (0_u64..400).prop_map(Asked::Grant),
         Just(Asked::Unfollow),
         (0_u64..12, any::<bool>()).prop_map(|(through, end)| Asked::Acknowledge(through, end)),
@@ -81,6 +83,12 @@ fn request(asked: &Asked, process: ProcessId) -> Request {
         .into(),
         Asked::Remove => Remove { process }.into(),
         Asked::Follow(from, credit_bytes) => Follow {
+            process,
+            from: Sequence(*from),
+            credit_bytes: *credit_bytes,
+        }
+        .into(),
+        Asked::FollowMapped(from, credit_bytes) => FollowMapped {
             process,
             from: Sequence(*from),
             credit_bytes: *credit_bytes,
@@ -184,9 +192,13 @@ proptest! {
                 }
                 Move::Ask(index, what, process) => {
                     let Some(session) = sessions.get(index).copied() else { continue };
-                    if let Asked::Follow(..) = what {
+                    if let Asked::Follow(..) | Asked::FollowMapped(..) = what {
                         // A second follow moves the cursor.
                         world.heard.get_mut(&session).unwrap().next.remove(&ProcessId(process));
+                    }
+                    if let Asked::FollowMapped(..) | Asked::Unfollow = what {
+                        // Whoever asks closes what it had.
+                        world.heard.get_mut(&session).unwrap().rings.remove(&ProcessId(process));
                     }
                     let is_grant = matches!(what, Asked::Grant(_));
                     let count = asked.get_mut(&session).unwrap();

@@ -6,7 +6,7 @@ use crate::effect::Effect;
 use crate::limits::{BATCH_BYTES, TAIL_LINES_MAX};
 use crate::memory::ring::{Gap, ReadMark};
 use crate::state::text::{Awaiting, LineEnd, Tail, TextMode, Then};
-use crate::state::{Process, SessionId};
+use crate::state::{Access, Process, SessionId};
 use crate::text::command::TailMode;
 use crate::text::error::TextError;
 use crate::text::render;
@@ -86,7 +86,7 @@ impl Step<'_> {
         }
         let process = tail.process;
         session.text.mode = TextMode::Tailing(tail);
-        self.begin_following(id, process, mark, i64::MAX);
+        self.begin_following(id, process, mark, i64::MAX, Access::Sent);
         self.text(id, bytes);
         self.wake(id, process);
     }

@@ -12,7 +12,7 @@ use crate::limits::{BATCH_BYTES, LINE_READ_FIRST_NS, LINE_READ_MOST_NS};
 use crate::memory::cursor::Stream;
 use crate::memory::ring::ReadMark;
 use crate::state::text::{Batch, EndTold, LineEnd, TextMode, Watch, WatchStart, Watched};
-use crate::state::{Phase, Process, Reading, Session, SessionId, flags};
+use crate::state::{Access, Phase, Process, Reading, Session, SessionId, flags};
 use crate::text::error::TextError;
 use crate::text::make_process::is_text_key;
 use crate::text::render;
@@ -57,7 +57,7 @@ impl Step<'_> {
                 seq: output.oldest,
                 position: output.cursor.tail,
             };
-            self.begin_following(id, *process_id, mark, i64::MAX);
+            self.begin_following(id, *process_id, mark, i64::MAX, Access::Sent);
         }
         watch.start = WatchStart::LineUnread(LINE_READ_FIRST_NS);
         if let Some(session) = self.state.sessions.get_mut(&id) {

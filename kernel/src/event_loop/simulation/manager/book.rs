@@ -1,6 +1,6 @@
 //! What the manager knows and has written down, and what must be so of it.
 
-use super::{Asked, CREDIT_BYTES, Logged, Manager, Session, Values, apply, key_of};
+use super::{Asked, Logged, Manager, Session, Values, apply, key_of};
 use crate::event_loop::Kernel;
 use crate::event_loop::simulation::children::is_written;
 use crate::event_loop::simulation::oracle::{check_end, may_drop};
@@ -8,7 +8,7 @@ use crate::state::State;
 use crate::sys::simulated::{self, Ledger};
 use kingpole_protocol::ids::{ProcessId, Sequence};
 use kingpole_protocol::record::{OutputFrame, Stream};
-use kingpole_protocol::request::{Commit, Follow, OutputAcknowledgement, Spawn, ValueChange};
+use kingpole_protocol::request::{Commit, OutputAcknowledgement, Spawn, ValueChange};
 use kingpole_protocol::status::{End, ProcessInfo};
 
 impl Manager {
@@ -36,13 +36,12 @@ impl Manager {
     pub(super) fn take(&mut self, session: &mut Session, info: &ProcessInfo) {
         let id = info.process;
         let logged = self.log.entry(id).or_insert_with(Logged::new);
+        let next = logged.next;
         if session.follows.insert(id) {
-            let follow = Follow {
-                process: id,
-                from: logged.next,
-                credit_bytes: CREDIT_BYTES,
-            };
-            session.ask(follow, Asked::Other);
+            match id.0.is_multiple_of(3) {
+                true => session.follow(id, next),
+                false => session.follow_in_place(id, next),
+            }
         }
         if let Some(end) = &info.end {
             self.learn_end(id, end);
