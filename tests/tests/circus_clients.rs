@@ -6,7 +6,7 @@
 
 use kingpole_tests::manager::{describe, kingpole};
 use kingpole_tests::python::{self, scripts};
-use kingpole_tests::{Kernel, Manager, Scratch, wait};
+use kingpole_tests::{Kernel, Manager, Scratch, binaries, wait};
 use std::io::{BufRead, BufReader};
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
@@ -104,6 +104,21 @@ impl Served {
 }
 
 const SLEEPER: &str = "[watcher:sleeper]\ncmd = /bin/sleep 100000\nnumprocesses = 2\n";
+
+#[test]
+fn circuss_own_test_suite_passes() {
+    let Some(python) = interpreter() else { return };
+    let scratch = Scratch::new();
+    let kingpole = binaries::kingpole().display().to_string();
+    let output = run(
+        python,
+        "circus_suite.py",
+        &[&kingpole, &scratch.path().display().to_string()],
+    );
+    let said = String::from_utf8_lossy(&output.stdout);
+    // Of 94, none is left out in silence.
+    assert!(said.contains("\n94 passed, 0 failed\n"), "{said}");
+}
 
 #[test]
 fn circusctl_says_the_same_of_us_as_of_circusd() {
