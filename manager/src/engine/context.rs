@@ -4,9 +4,11 @@
 //! Two orders are kept here. Write-ahead: a watcher sends its changed memory before any action
 //! that the change justifies (see `Watcher::act`), and the kernel sees requests in this order.
 //! Promises: a reply that promises something is held back until the kernel has confirmed every
-//! value written up to then.
+//! value written up to then, and has answered the first spawn that followed at once. So whoever asks for a process
+//! and then looks sees it: scripts for Circus, which starts the first one before it answers, rely on that.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 use std::time::Duration;
 
 use super::action::{Action, Event, EventAction, Level};
@@ -155,8 +157,16 @@ pub(super) struct Context {
 struct Promise {
     command: CommandId,
     response: Response,
-    /// The write that has to be confirmed first; not known before the memory is flushed.
-    after: Option<WriteId>,
+    /// The newest spawn when it was given.
+    given_at: Ticket,
+    /// What has to be confirmed first; not known before the memory is flushed.
+    after: Option<After>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct After {
+    write: WriteId,
+    spawn: Option<Ticket>,
 }
 
 impl Context {
@@ -319,6 +329,7 @@ impl Context {
         self.promises.push_back(Promise {
             command,
             response,
+            given_at: Ticket(self.last_ticket),
             after: None,
         });
     }
@@ -332,8 +343,15 @@ impl Context {
         let oldest_outstanding = self.outstanding.keys().next().copied();
         let mut held = VecDeque::new();
         for mut promise in std::mem::take(&mut self.promises) {
-            let after = *promise.after.get_or_insert(newest);
-            let kept = oldest_outstanding.is_none_or(|oldest| after < oldest);
+            let following = (Bound::Excluded(promise.given_at), Bound::Unbounded);
+            let after = *promise.after.get_or_insert_with(|| After {
+                write: newest,
+                spawn: self.flights.range(following).next().map(|it| *it.0),
+            });
+            let kept = oldest_outstanding.is_none_or(|oldest| after.write < oldest)
+                && after
+                    .spawn
+                    .is_none_or(|spawn| !self.flights.contains_key(&spawn));
             #[cfg(test)]
             let kept = kept || self.fault == Fault::PromiseTooEarly;
             if kept {
@@ -348,7 +366,7 @@ impl Context {
     /// The kernel refused a value: what was promised on it is no promise.
     pub(super) fn break_promises(&mut self, write: WriteId, error: &str) {
         for promise in &mut self.promises {
-            if promise.after.is_some_and(|after| after >= write) && promise.response.is_ok() {
+            if promise.after.is_some_and(|after| after.write >= write) && promise.response.is_ok() {
                 promise.response = Err(Refusal {
                     kind: RefusalKind::NotRemembered,
                     reason: format!(

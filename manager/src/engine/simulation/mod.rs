@@ -28,7 +28,7 @@ use world::World;
 const SEEDS: u64 = 400;
 const STEPS: u64 = 500;
 /// Seeds within which each deliberate fault has to be caught.
-const SEEDS_PER_FAULT: u64 = 400;
+const SEEDS_PER_FAULT: u64 = 2000;
 
 struct Failure {
     seed: u64,

@@ -84,6 +84,8 @@ struct Bench {
     asked: Vec<Action>,
     /// Answers to values are kept back.
     hold_values: bool,
+    /// Answers to spawns are kept back, here.
+    held_spawns: Option<Vec<Input>>,
     /// What the file says when it is read again.
     file: Result<Configuration, String>,
     /// What every process has, when somebody asks.
@@ -122,6 +124,7 @@ impl Bench {
             next_command: 0,
             asked: Vec::new(),
             hold_values: false,
+            held_spawns: None,
             called: Vec::new(),
             probed: Vec::new(),
         };
@@ -152,6 +155,7 @@ impl Bench {
             next_command: 0,
             asked: Vec::new(),
             hold_values: false,
+            held_spawns: None,
             called: Vec::new(),
             probed: Vec::new(),
         };
@@ -233,9 +237,10 @@ impl Bench {
                     .kernel
                     .execute(&action, self.now, &mut self.random)
                     .expect("only what a manager may ask");
-                let held = self.hold_values && matches!(action, Action::SetValue { .. });
-                if !held {
-                    self.incoming.extend(answers);
+                match (action, &mut self.held_spawns) {
+                    (Action::SetValue { .. }, _) if self.hold_values => {}
+                    (Action::Spawn(_), Some(held)) => held.extend(answers),
+                    _ => self.incoming.extend(answers),
                 }
             }
         }

@@ -192,6 +192,23 @@ fn nothing_is_promised_before_the_kernel_remembers_it() {
 }
 
 #[test]
+fn what_a_command_begins_at_once_is_there_when_it_is_answered() {
+    let mut bench = Bench::new(vec![watcher("web")]);
+    bench.held_spawns = Some(vec![]);
+    let incr = bench.command(Command::Incr(Step {
+        selection: Selection::one("web"),
+        by: 2,
+        wait: Wait::No,
+    }));
+    assert!(!bench.replies.contains_key(&incr));
+    let held = bench.held_spawns.replace(vec![]).unwrap();
+    assert_eq!(held.len(), 2);
+    // The first will do: nobody is kept waiting for all.
+    bench.tell(held[0].clone());
+    assert!(bench.replies[&incr].is_ok());
+}
+
+#[test]
 fn a_command_before_the_first_connection_waits_for_it() {
     let mut config = watcher("web");
     config.autostart = false;
