@@ -1,6 +1,7 @@
 //! The loop that owns the engine: tells it what happens and does what it asks for, one thing at a
 //! time. It decides nothing but how the world's words are said in the engine's.
 
+mod interrupts;
 mod sockets;
 mod upgrading;
 
@@ -16,6 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep_until};
 
+use self::interrupts::Interrupts;
 use super::asking::CommandRequest;
 use super::clock;
 use super::connections::Connections;
@@ -150,7 +152,7 @@ struct Running {
     modes: JoinSet<(String, Result<(), String>)>,
     /// The configuration file while it is read.
     reads: JoinSet<(CommandId, Result<Box<Configuration>, String>)>,
-    interrupts: u32,
+    interrupts: Interrupts,
     /// Whether the engine believes in a kernel.
     connected: bool,
     /// Until when commands wait for the first facts.
@@ -196,7 +198,7 @@ impl Manager {
             lookups: JoinSet::new(),
             modes: JoinSet::new(),
             reads: JoinSet::new(),
-            interrupts: 0,
+            interrupts: Interrupts::default(),
             connected: false,
             deaf_until: Some(Instant::now() + FIRST_FACTS_PATIENCE),
             finished: None,
@@ -260,6 +262,7 @@ impl Manager {
                 () = at(hear_again) => running.hearing.retry(&mut running.manager.link),
                 () = at(deadline) => {
                     running.manager.known.happened();
+                    running.manager.greeting.note_deadline();
                     running.manager.engine.handle_deadline(clock::now());
                 }
             }
@@ -309,6 +312,7 @@ impl Running {
         if !only_looks {
             self.manager.known.happened();
         }
+        self.manager.greeting.note_input(&input);
         self.manager.engine.handle_input(input, clock::now());
     }
 
@@ -329,7 +333,6 @@ impl Running {
         match event {
             LinkEvent::Input(input) => {
                 let input = self.hearing.filter(input, &mut self.manager.link)?;
-                self.manager.greeting.note_input(&input);
                 match &input {
                     Input::KernelConnected(facts) => {
                         self.connected = true;
@@ -428,9 +431,11 @@ impl Running {
     }
 
     fn interrupt(&mut self) -> Leave {
-        self.interrupts += 1;
+        let Some(count) = self.interrupts.count(Instant::now().into_std()) else {
+            return Leave::InOrder;
+        };
         let log = &self.manager.log;
-        match (self.interrupts, self.manager.on_interrupt) {
+        match (count, self.manager.on_interrupt) {
             (1, OnInterrupt::Shutdown) => {
                 log.info(
                     "stopping everything; press Ctrl-C again to leave at once, children running",
