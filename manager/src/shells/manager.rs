@@ -22,7 +22,7 @@ use super::asking::CommandRequest;
 use super::clock;
 use super::connections::Connections;
 use super::control::wire::EventLine;
-use super::control::{COMMANDS_WAITING_MAX, Stay};
+use super::control::{COMMANDS_WAITING_MAX, NextManager, Stay};
 use super::events::Events;
 use super::farewell::{self, KernelEnd};
 use super::greeting::Greeting;
@@ -129,6 +129,8 @@ pub struct Manager {
     pub listeners: Listeners,
     /// Told to stop accepting clients before an upgrade; what it says afterwards is no matter.
     pub stay: watch::Sender<Stay>,
+    /// Where clients go that are connected when this becomes another program.
+    pub next: NextManager,
     /// Told once the kernel's facts are known and everything that follows from them was asked for.
     pub healthy: Option<watch::Sender<bool>>,
 }

@@ -12,7 +12,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::asking::Asker;
 use super::circus::endpoints as circus;
 use super::console::{Color, Console, Renderer};
-use super::control::{self, About, COMMANDS_WAITING_MAX, Control, Scrapes, Stay, Upgrades};
+use super::control::{
+    self, About, COMMANDS_WAITING_MAX, Control, NextManager, Scrapes, Stay, Upgrades,
+};
 use super::events::Events;
 use super::greeting::Greeting;
 use super::history::History;
@@ -132,18 +134,24 @@ pub fn run(mut setup: Setup, lock: ManagerLock) -> Result<Ended, StartError> {
         .as_mut()
         .map(|resumed| std::mem::take(&mut resumed.connections));
     let carry = Carry::new(arrived.unwrap_or_default());
+    let arrived = setup
+        .resumed
+        .as_mut()
+        .map(|resumed| std::mem::take(&mut resumed.visitors));
+    let next = NextManager::new(arrived.unwrap_or_default());
     let ended = runtime.block_on(serve(
         setup,
         listeners.clone(),
         control,
         around,
         carry.clone(),
+        next.clone(),
     ));
     runtime.shutdown_background();
     listeners.leave();
     if let Ok(Ended::Upgrading(plan)) = &ended {
         // Does not come back, unless neither program can be executed.
-        let reason = upgrade::replace::go(plan, &lock, carry.take());
+        let reason = upgrade::replace::go(plan, &lock, carry.take(), &next.take());
         log.error(format!("upgrade: {reason}"));
         return Ok(Ended::Failed("this process cannot become another program"));
     }
@@ -157,6 +165,7 @@ async fn serve(
     listener: HeldListener,
     around: Circumstances,
     carry: Carry,
+    next: NextManager,
 ) -> Result<Ended, StartError> {
     let Setup {
         configuration,
@@ -229,6 +238,7 @@ async fn serve(
         about,
         upgrades: Upgrades::new(asked_upgrades),
         scrapes: Scrapes::default(),
+        next: next.clone(),
     };
     let (all_served, served) = oneshot::channel();
     // Both servers have one; it is told when neither has any more.
@@ -312,6 +322,7 @@ async fn serve(
         greeting,
         listeners,
         stay: stay.clone(),
+        next,
         healthy: Some(healthy),
     };
     let inboxes = Inboxes {

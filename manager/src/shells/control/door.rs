@@ -10,7 +10,9 @@ use nix::unistd::{Uid, User};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 
+use super::next::{CarriedVisitor, NextManager};
 use super::places::{Place, Places, Standing};
+use super::turns::Turns;
 use super::visit::{Visit, Visitor};
 use super::{Stay, left};
 use crate::command::Caller;
@@ -27,18 +29,28 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub(super) struct Door {
     listener: HeldListener,
+    next: NextManager,
     places: Places,
     own_uid: u32,
     log: Log,
     stay: watch::Receiver<Stay>,
     unread: watch::Sender<usize>,
+    inside: watch::Sender<usize>,
 }
 
 impl Door {
-    pub(super) fn new(listener: HeldListener, stay: watch::Receiver<Stay>, log: Log) -> Self {
+    /// Those who arrived from the program before in this process come in first.
+    pub(super) fn new(
+        listener: HeldListener,
+        next: NextManager,
+        stay: watch::Receiver<Stay>,
+        log: Log,
+    ) -> Self {
         Self {
             stay,
+            next,
             unread: watch::channel(0).0,
+            inside: watch::channel(0).0,
             listener,
             places: Places::new(CONNECTIONS_MAX),
             own_uid: nix::unistd::geteuid().as_raw(),
@@ -50,6 +62,21 @@ impl Door {
     /// moment would lose their requests.
     pub(super) fn unread(&self) -> watch::Receiver<usize> {
         self.unread.subscribe()
+    }
+
+    /// How many visitors are inside.
+    pub(super) fn inside(&self) -> watch::Receiver<usize> {
+        self.inside.subscribe()
+    }
+
+    /// Somebody who arrived from the program before, or who knocks now.
+    async fn arrival(&mut self) -> io::Result<(Connection, Vec<u8>)> {
+        if let Some(CarriedVisitor { socket, unread }) = self.next.next_arrived() {
+            let stream = std::os::unix::net::UnixStream::from(socket);
+            stream.set_nonblocking(true)?;
+            return Ok((Connection::Unix(UnixStream::from_std(stream)?), unread));
+        }
+        Ok((self.listener.accept().await?, Vec::new()))
     }
 
     fn admits(&self, uid: u32) -> bool {
@@ -96,25 +123,28 @@ impl Connected<IncomingStream<'_, Door>> for Peer {
 }
 
 impl axum::serve::Listener for Door {
-    type Io = Visit<UnixStream>;
+    type Io = Turns;
     type Addr = Peer;
 
-    async fn accept(&mut self) -> (Visit<UnixStream>, Peer) {
+    async fn accept(&mut self) -> (Turns, Peer) {
         loop {
             let place = self.places.take().await;
+            let mut stay = self.stay.clone();
             let accepted = tokio::select! {
                 biased;
                 // From here on they wait in the socket's queue, for the next manager.
-                () = left(&mut self.stay) => std::future::pending().await,
-                accepted = self.listener.accept() => accepted,
+                () = left(&mut stay) => std::future::pending().await,
+                accepted = self.arrival() => accepted,
             };
             match accepted {
                 // The control server speaks with people of this machine only.
-                Ok(Connection::Tcp(_)) => {}
-                Ok(Connection::Unix(stream)) => match stream.peer_cred() {
+                Ok((Connection::Tcp(_), _)) => {}
+                Ok((Connection::Unix(stream), ahead)) => match stream.peer_cred() {
                     Ok(peer) if self.admits(peer.uid()) => {
                         let peer = Peer::new(peer.uid(), &place);
-                        return (Visit::counted(stream, place, &self.unread), peer);
+                        let visit = Visit::counted(stream, place, &self.unread);
+                        let (next, stay) = (self.next.clone(), self.stay.clone());
+                        return (Turns::new(visit, ahead, next, stay, &self.inside), peer);
                     }
                     Ok(peer) => {
                         self.log

@@ -10,11 +10,13 @@ mod logs;
 mod loopback;
 pub mod metrics;
 pub mod metrics_port;
+pub mod next;
 mod parameters;
 mod places;
 mod stored;
 mod stream;
 mod tail;
+mod turns;
 pub mod upgrade;
 mod visit;
 pub mod wire;
@@ -40,6 +42,7 @@ use tokio::sync::watch;
 use self::door::{Door, Peer};
 use self::error::ControlError;
 pub use self::metrics::Scrapes;
+pub use self::next::NextManager;
 pub use self::upgrade::Upgrades;
 use self::visit::whole_requests;
 use self::wire::ManagerInfo;
@@ -51,9 +54,14 @@ use crate::shells::history::{History, Line};
 use crate::shells::kernel_report::{self, resident_kib};
 use crate::shells::listeners::HeldListener;
 use crate::shells::log::Log;
+use crate::shells::upgrade::ANSWERS_PATIENCE;
 
 /// How long a visitor may stay silent when the manager leaves.
 const UNREAD_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long answers may take of which visitors wait for the next manager with us; then those who are
+/// left are told to come again. Below [`ANSWERS_PATIENCE`].
+const TURNS_PATIENCE: Duration = ANSWERS_PATIENCE.saturating_sub(Duration::from_secs(1));
 
 /// Longest request body.
 const BODY_BYTES_MAX: usize = 64 << 10;
@@ -113,6 +121,8 @@ pub struct Control {
     pub upgrades: Upgrades,
     /// What scrapers were told.
     pub scrapes: Scrapes,
+    /// Where visitors go when the manager becomes another program.
+    pub next: NextManager,
 }
 
 /// Serves until the manager leaves and all answers are on their way.
@@ -121,14 +131,21 @@ pub struct Control {
 /// When the socket cannot be used at all.
 pub async fn serve(listener: HeldListener, control: Control, log: Log) -> std::io::Result<()> {
     let mut stay = control.stay.clone();
-    let door = Door::new(listener, stay.clone(), log);
-    let mut unread = door.unread();
+    let next = control.next.clone();
+    let door = Door::new(listener, next.clone(), stay.clone(), log);
+    let (mut unread, mut inside) = (door.unread(), door.inside());
     axum::serve(
         door,
         router(control).into_make_service_with_connect_info::<Peer>(),
     )
     .with_graceful_shutdown(async move {
         left(&mut stay).await;
+        if next.is_open() {
+            // Each goes there between two requests.
+            let gone = inside.wait_for(|inside| *inside == 0);
+            let _ = tokio::time::timeout(TURNS_PATIENCE, gone).await;
+            return;
+        }
         // Whoever was let in just now is heard; but not waited for if silent.
         let heard = unread.wait_for(|unread| *unread == 0);
         let _ = tokio::time::timeout(UNREAD_PATIENCE, heard).await;

@@ -88,6 +88,8 @@ pub(super) struct Standing(Mutex<Doing>);
 struct Doing {
     /// Requests that have arrived whole and are not answered to the end.
     under_way: usize,
+    /// Requests whose answers are complete.
+    answered: u64,
     /// Since when there are none.
     idle_since: Instant,
     /// Since when no byte of an answer was taken, if one waits.
@@ -108,6 +110,7 @@ impl Standing {
     fn new(now: Instant) -> Self {
         Self(Mutex::new(Doing {
             under_way: 0,
+            answered: 0,
             idle_since: now,
             not_taken_since: None,
             dismissed: false,
@@ -119,6 +122,16 @@ impl Standing {
     pub(super) fn begin(self: &Arc<Self>) -> UnderWay {
         locked(&self.0).under_way += 1;
         UnderWay(Arc::clone(self))
+    }
+
+    /// A request has begun; its answer is complete when what is returned is dropped.
+    pub(super) fn answering(self: &Arc<Self>) -> Answered {
+        Answered(Arc::clone(self))
+    }
+
+    /// How many requests have been answered to the end.
+    pub(super) fn answered(&self) -> u64 {
+        locked(&self.0).answered
     }
 
     pub(super) fn is_dismissed(&self) -> bool {
@@ -160,6 +173,22 @@ impl Standing {
             std::mem::take(&mut doing.wakers)
         };
         wakers.into_iter().flatten().for_each(Waker::wake);
+    }
+}
+
+/// A request whose answer is not complete, whether or not the request is.
+#[derive(Debug)]
+pub(super) struct Answered(Arc<Standing>);
+
+impl Drop for Answered {
+    fn drop(&mut self) {
+        let reader = {
+            let mut doing = locked(&self.0.0);
+            doing.answered += 1;
+            doing.wakers[Half::Reading as usize].take()
+        };
+        // Who reads may be waiting for just this, to hand over the next request.
+        reader.into_iter().for_each(Waker::wake);
     }
 }
 

@@ -61,6 +61,7 @@ impl Served {
             stay: staying,
             upgrades: Upgrades::new(mpsc::channel(1).0),
             scrapes: Scrapes::default(),
+            next: NextManager::default(),
             about: Arc::new(About {
                 configuration: "/etc/web.ini".into(),
                 runtime_dir: dir.path().to_owned(),

@@ -17,14 +17,14 @@ use tokio::sync::watch;
 
 use super::BODY_BYTES_MAX;
 use super::error::ControlError;
-use super::places::{Half, Place, Standing, UnderWay};
+use super::places::{Answered, Half, Place, Standing, UnderWay};
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Visit<S> {
     stream: S,
     place: Place,
-    unread: Option<Unread>,
+    unread: Option<Counted>,
 }
 
 impl<S> Visit<S> {
@@ -40,9 +40,19 @@ impl<S> Visit<S> {
     /// The same; `count` has it among those of whom nothing was read yet, as long as that is so.
     pub(super) fn counted(stream: S, place: Place, count: &watch::Sender<usize>) -> Self {
         Self {
-            unread: Some(Unread::begin(count)),
+            unread: Some(Counted::begin(count)),
             ..Self::new(stream, place)
         }
+    }
+
+    /// What the visitor is doing.
+    pub(super) const fn standing(&self) -> &Arc<Standing> {
+        self.place.standing()
+    }
+
+    /// The connection; the place is free.
+    pub(super) fn into_stream(self) -> S {
+        self.stream
     }
 
     /// Keeps what comes of an attempt to read or write, unless the visitor has to leave.
@@ -66,18 +76,18 @@ impl<S> Visit<S> {
     }
 }
 
-/// A visitor of whom nothing was read yet.
+/// One of those who are counted, until it is dropped.
 #[derive(Debug)]
-struct Unread(watch::Sender<usize>);
+pub(super) struct Counted(watch::Sender<usize>);
 
-impl Unread {
-    fn begin(count: &watch::Sender<usize>) -> Self {
+impl Counted {
+    pub(super) fn begin(count: &watch::Sender<usize>) -> Self {
         count.send_modify(|count| *count += 1);
         Self(count.clone())
     }
 }
 
-impl Drop for Unread {
+impl Drop for Counted {
     fn drop(&mut self) {
         self.0.send_modify(|count| *count = count.saturating_sub(1));
     }
@@ -128,19 +138,18 @@ pub(super) async fn whole_requests<V: Visitor>(
     request: Request,
     next: Next,
 ) -> Response {
+    let answered = visitor.standing().answering();
     let (parts, body) = request.into_parts();
     let body = match to_bytes(body, BODY_BYTES_MAX).await {
         Ok(body) => Body::from(body),
-        Err(error) => return unreadable(&error).into_response(),
+        Err(error) => {
+            let response = unreadable(&error).into_response();
+            return response.map(|body| Body::new(Answering::new(body, answered, None)));
+        }
     };
     let under_way = visitor.standing().begin();
     let response = next.run(Request::from_parts(parts, body)).await;
-    response.map(|body| {
-        Body::new(Answering {
-            body,
-            _under_way: under_way,
-        })
-    })
+    response.map(|body| Body::new(Answering::new(body, answered, Some(under_way))))
 }
 
 fn unreadable(error: &axum::Error) -> ControlError {
@@ -151,7 +160,18 @@ fn unreadable(error: &axum::Error) -> ControlError {
 /// An answer that is being written.
 struct Answering {
     body: Body,
-    _under_way: UnderWay,
+    _answered: Answered,
+    _under_way: Option<UnderWay>,
+}
+
+impl Answering {
+    const fn new(body: Body, answered: Answered, under_way: Option<UnderWay>) -> Self {
+        Self {
+            body,
+            _answered: answered,
+            _under_way: under_way,
+        }
+    }
 }
 
 impl hyper::body::Body for Answering {

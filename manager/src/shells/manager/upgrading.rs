@@ -87,6 +87,7 @@ impl Running {
         };
         let release = going.ready.release.clone();
         let takes_connections = going.ready.takes_connections;
+        let takes_visitors = going.ready.takes_visitors;
         let _ = reply.send(Ok(going));
         if extent == Extent::CheckOnly {
             return;
@@ -104,6 +105,9 @@ impl Running {
             left_ns: 0,
         };
         self.upgrading = Upgrading::Answering(plan, Instant::now() + ANSWERS_PATIENCE);
+        if takes_visitors {
+            self.manager.next.open();
+        }
         // From here on clients wait in the socket's queue, for the next program.
         self.manager.stay.send_replace(Stay::No);
     }

@@ -22,6 +22,7 @@ use kingpole_protocol::Fence;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use super::control::next::CarriedVisitor;
 use super::zmtp::{CarriedConnection, CarriedState};
 
 pub use self::standby::Ready;
@@ -119,6 +120,10 @@ struct Carried {
     /// says in its rehearsal that it takes them.
     #[serde(default)]
     connections: Vec<(i32, CarriedState)>,
+    /// Connections to `manager.sock`: number of the descriptor, and what has arrived and was not looked at.
+    /// The same holds for them.
+    #[serde(default)]
+    visitors: Vec<(i32, Vec<u8>)>,
 }
 
 /// The only version of [`Carried`] so far.
@@ -135,6 +140,8 @@ pub struct Resumed {
     pub report: Report,
     /// Connections of Circus's clients that go on.
     pub connections: Vec<CarriedConnection>,
+    /// Connections to `manager.sock` that go on.
+    pub visitors: Vec<CarriedVisitor>,
     /// When the one before stopped acting.
     left_ns: u64,
 }

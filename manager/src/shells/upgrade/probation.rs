@@ -11,6 +11,7 @@ use nix::unistd::alarm;
 
 use super::replace::{arguments, become_before, c_string, program_path};
 use super::{CARRIED_VERSION, Carried, RELEASE, Report, Resumed};
+use crate::shells::control::next::CarriedVisitor;
 use crate::shells::zmtp::CarriedConnection;
 use crate::sys::{self, Armed, Fallback};
 
@@ -90,6 +91,16 @@ pub fn begin(memory: i32, reason: Option<String>) -> Result<Resumed, String> {
             connections.push(CarriedConnection { socket, state });
         }
     }
+    let mut visitors = Vec::new();
+    for (number, unread) in &carried.visitors {
+        if let Ok((number, own)) = adopt(*number)
+            && let Ok(socket) = own.try_clone()
+        {
+            kept.push((number, own));
+            let unread = unread.clone();
+            visitors.push(CarriedVisitor { socket, unread });
+        }
+    }
     if reason.is_none() {
         watch(carried, lock, before, memory, kept)?;
     }
@@ -98,6 +109,7 @@ pub fn begin(memory: i32, reason: Option<String>) -> Result<Resumed, String> {
         lease,
         report,
         connections,
+        visitors,
         left_ns,
     })
 }

@@ -13,6 +13,7 @@ use nix::unistd::alarm;
 
 use super::rehearse::own_arguments;
 use super::{CARRIED_VERSION, Carried, Plan, RELEASE};
+use crate::shells::control::next::CarriedVisitor;
 use crate::shells::place::ManagerLock;
 use crate::shells::zmtp::CarriedConnection;
 use crate::sys;
@@ -27,8 +28,13 @@ const HELD_BACK: [Signal; 4] = [
 
 /// Becomes the candidate, or if that cannot be executed, this program again, which then goes on.
 /// Returns only when neither is possible, with the reason.
-pub fn go(plan: &Plan, lock: &ManagerLock, connections: Vec<CarriedConnection>) -> String {
-    match try_go(plan, lock, connections) {
+pub fn go(
+    plan: &Plan,
+    lock: &ManagerLock,
+    connections: Vec<CarriedConnection>,
+    visitors: &[CarriedVisitor],
+) -> String {
+    match try_go(plan, lock, connections, visitors) {
         Ok(never) => match never {},
         Err(reason) => reason,
     }
@@ -38,6 +44,7 @@ fn try_go(
     plan: &Plan,
     lock: &ManagerLock,
     mut connections: Vec<CarriedConnection>,
+    visitors: &[CarriedVisitor],
 ) -> Result<std::convert::Infallible, String> {
     if !plan.takes_connections {
         // Their peers connect again.
@@ -57,6 +64,10 @@ fn try_go(
             .iter()
             .map(|connection| (connection.socket.as_raw_fd(), connection.state.clone()))
             .collect(),
+        visitors: visitors
+            .iter()
+            .map(|visitor| (visitor.socket.as_raw_fd(), visitor.unread.clone()))
+            .collect(),
     };
     let memory = write(&carried)?;
     hold_signals_back();
@@ -66,6 +77,7 @@ fn try_go(
         .connections
         .iter()
         .map(|(number, _)| *number)
+        .chain(carried.visitors.iter().map(|(number, _)| *number))
         .collect();
     sys::let_through(&numbers);
     // The next program has no handler before it says so, and is ended then: that is what it is for.

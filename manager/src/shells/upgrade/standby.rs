@@ -33,6 +33,9 @@ pub struct Ready {
     /// Whether it goes on with connections of Circus's clients; who does not say so does not.
     #[serde(default)]
     pub takes_connections: bool,
+    /// Whether it goes on with connections to `manager.sock`; who does not say so does not.
+    #[serde(default)]
+    pub takes_visitors: bool,
 }
 
 /// Rehearses, and says on standard output what came of it.
@@ -61,6 +64,7 @@ pub fn stand_by(configuration: Configuration, runtime_dir: &Path) -> Result<(), 
         watchers,
         processes,
         takes_connections: true,
+        takes_visitors: true,
     };
     let text = serde_json::to_string(&ready).map_err(|error| error.to_string())?;
     writeln!(std::io::stdout(), "{READY_PREFIX}{text}").map_err(|error| error.to_string())
