@@ -38,6 +38,48 @@ pub fn wake_ups(pid: i32) -> io::Result<u64> {
     Ok(sum)
 }
 
+/// Whether every thread of a process waits for something to happen and for no time to pass: then it never wakes up by itself.
+/// What one does instead is the error.
+///
+/// # Errors
+/// It is gone, or somebody else's.
+pub fn waits_without_a_timer(pid: i32) -> io::Result<Result<(), String>> {
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let path = task?.path();
+        let call = std::fs::read_to_string(path.join("syscall"))?;
+        if !is_endless(&call) {
+            let name = std::fs::read_to_string(path.join("comm"))?;
+            let (name, call) = (name.trim(), call.trim());
+            return Ok(Err(format!("thread {name} of {pid} is in {call}")));
+        }
+    }
+    Ok(Ok(()))
+}
+
+/// Whether this line of `/proc/PID/syscall` (proc_pid_syscall(5): number, six arguments, stack, code) is a wait without an end.
+fn is_endless(call: &str) -> bool {
+    let mut words = call.split_ascii_whitespace();
+    let number = words.next().and_then(|word| word.parse().ok());
+    let arguments: Vec<u64> = words
+        .filter_map(|word| u64::from_str_radix(word.trim_start_matches("0x"), 16).ok())
+        .collect();
+    let argument = |index: usize| arguments.get(index).copied();
+    // An int is passed in half a register, whose other half may hold anything.
+    let never = |index| argument(index).map(|word| word & 0xFFFF_FFFF) == Some(0xFFFF_FFFF);
+    let nothing = |index| argument(index) == Some(0);
+    match number {
+        #[cfg(target_arch = "x86_64")]
+        Some(libc::SYS_poll) => never(2),
+        #[cfg(target_arch = "x86_64")]
+        Some(libc::SYS_epoll_wait) => never(3),
+        Some(libc::SYS_epoll_pwait) => never(3),
+        Some(libc::SYS_ppoll) => nothing(2),
+        Some(libc::SYS_epoll_pwait2 | libc::SYS_futex) => nothing(3),
+        Some(libc::SYS_read | libc::SYS_recvfrom | libc::SYS_recvmsg | libc::SYS_accept4) => true,
+        _ => false,
+    }
+}
+
 /// How many threads a process has.
 ///
 /// # Errors
@@ -166,4 +208,32 @@ impl fmt::Display for Comparison {
 pub fn print_bounded(name: &str, value: f64, bound: f64, unit: &str) {
     let verdict = if value < bound { "good" } else { "ABOVE" };
     println!("{name:<28} {value:.2} {unit}  wanted below {bound} {unit}  {verdict}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_with_a_timer_is_told_from_one_without() {
+        let never = format!(
+            "{} 0x3 0x7f 0x400 0xffffffff 0x0 0x0 0x7f 0x7f",
+            libc::SYS_epoll_pwait
+        );
+        let soon = format!(
+            "{} 0x3 0x7f 0x400 0x7530 0x0 0x0 0x7f 0x7f",
+            libc::SYS_epoll_pwait
+        );
+        assert!(is_endless(&never) && !is_endless(&soon));
+        let parked = format!(
+            "{} 0x7f 0x89 0x0 0x0 0x0 0xffffffff 0x7f 0x7f",
+            libc::SYS_futex
+        );
+        let resting = format!(
+            "{} 0x7f 0x89 0x0 0x7f12 0x0 0xffffffff 0x7f 0x7f",
+            libc::SYS_futex
+        );
+        assert!(is_endless(&parked) && !is_endless(&resting));
+        assert!(!is_endless("running") && !is_endless(""));
+    }
 }

@@ -47,7 +47,6 @@ use crate::engine::{
     Action, CommandId, Engine, EventAction, Input, Outcome, Pid, SpawnErrorKind, SpawnFailure,
     SpawnRequest, Ticket,
 };
-use crate::sys::give_memory_back;
 
 /// How long commands wait for the first connection to the kernel. A manager that has just begun
 /// knows nothing yet, and would have to say that nothing runs.
@@ -475,7 +474,7 @@ impl Running {
             }
             if let Some(text) = self.manager.greeting.handle_answer(answer.try_recv().ok()) {
                 self.manager.log.info(text);
-                give_memory_back();
+                self.manager.output.give_memory_back();
             }
         }
         crash_point("engine: before it is asked for");

@@ -36,6 +36,8 @@ pub trait Streams: Send {
     /// The configuration is another one: from now on output goes where it says, also that of
     /// processes that run already. What is on its way goes where it was going.
     fn configure(&mut self, configuration: &Arc<Configuration>);
+    /// A burst of work is over: memory that it left behind goes back to the system.
+    fn give_memory_back(&mut self);
     /// Store what has been read and end; the receiver of events is told until then.
     fn finish(&mut self);
 }
@@ -98,6 +100,11 @@ impl Output {
     /// See [`Streams::configure`].
     pub fn configure(&mut self, configuration: &Arc<Configuration>) {
         self.streams.configure(configuration);
+    }
+
+    /// See [`Streams::give_memory_back`].
+    pub fn give_memory_back(&mut self) {
+        self.streams.give_memory_back();
     }
 
     /// Lets the streams end, and gives back what they still had to say.

@@ -27,6 +27,7 @@ use crate::streams::position::Child;
 use crate::streams::sink::{Event, SinkSpec};
 use crate::streams::value::KEY_PREFIX;
 use crate::streams::writer::{Alive, Label, Now, Turn, Writer};
+use crate::sys::give_memory_back;
 use awaited::Awaited;
 pub use awaited::LINES_PREFIX;
 use early::Early;
@@ -96,6 +97,7 @@ enum Order {
     Attach(ProcessId, Arc<Origin>, Box<[StreamConfig; 2]>),
     AwaitLine(ProcessId, Option<String>),
     Configure(Arc<Configuration>),
+    GiveMemoryBack,
     Finish,
 }
 
@@ -158,6 +160,10 @@ impl Streams for Handle {
         self.order(Order::Configure(Arc::clone(configuration)));
     }
 
+    fn give_memory_back(&mut self) {
+        self.order(Order::GiveMemoryBack);
+    }
+
     fn finish(&mut self) {
         self.order(Order::Finish);
     }
@@ -198,6 +204,7 @@ pub fn start(settings: StreamsSettings) -> io::Result<Output> {
         zone: LocalZone::system(),
         color: Color::for_stdout(),
         begun: Instant::now(),
+        trims: false,
     };
     std::thread::Builder::new()
         .name("streams".to_owned())
@@ -233,6 +240,8 @@ struct Worker {
     zone: LocalZone,
     color: Color,
     begun: Instant,
+    /// Memory shall be given back when there is nothing else to do.
+    trims: bool,
 }
 
 /// What lives as long as a session.
@@ -362,6 +371,9 @@ impl Worker {
                         self.tell_line(process);
                     }
                 }
+                // Behind all that came before, so that what a thousand attachments leave behind goes as well: without
+                // the rest of this thread's a process costs the manager 1 KB more.
+                Ok(Order::GiveMemoryBack) => self.trims = true,
                 Ok(Order::Finish) => return Ok(Some(Over::Finished)),
                 Err(TryRecvError::Empty) => return Ok(over),
                 Err(TryRecvError::Disconnected) => return Err(TryRecvError::Disconnected),
@@ -484,6 +496,9 @@ impl Worker {
                 }
                 None if work.session.has_notices()? => {}
                 None => {
+                    if std::mem::take(&mut self.trims) {
+                        give_memory_back();
+                    }
                     self.wait(Some(&work.session), deadline);
                 }
             }
