@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 const GUARD_FILE: &str = "guard.pid";
 const KERNEL_FILE: &str = "kernel.pid";
+/// Of a file that is about to become one of them.
+const FRESH_SUFFIX: &str = ".new";
 
 /// Where both are.
 #[derive(Debug, Clone)]
@@ -56,6 +58,8 @@ impl PidFiles {
     pub fn remove(&self) {
         for name in [GUARD_FILE, KERNEL_FILE] {
             let _ = std::fs::remove_file(self.directory.join(name));
+            // Left behind by somebody who was killed before the renaming.
+            let _ = std::fs::remove_file(self.directory.join(format!("{name}{FRESH_SUFFIX}")));
         }
     }
 
@@ -64,9 +68,17 @@ impl PidFiles {
         text.trim().parse().ok()
     }
 
-    /// A file that cannot be written (a full disk) is no reason not to work.
+    /// Whoever reads it while it is written finds the pid of before or the new one, and never an empty file. A file that
+    /// cannot be written (a full disk) is no reason not to work.
     fn write(&self, name: &str, pid: i32) {
-        let _ = std::fs::write(self.directory.join(name), format!("{pid}\n"));
+        let (path, text) = (self.directory.join(name), format!("{pid}\n"));
+        let fresh = self.directory.join(format!("{name}{FRESH_SUFFIX}"));
+        let written = std::fs::write(&fresh, &text).and_then(|()| std::fs::rename(&fresh, &path));
+        if written.is_err() {
+            let _ = std::fs::remove_file(&fresh);
+            // There may be room in the old one: none is better than a wrong one.
+            let _ = std::fs::write(path, text);
+        }
     }
 }
 
@@ -102,5 +114,27 @@ mod tests {
         );
         files.remove();
         assert_eq!(files.killed(), None);
+    }
+
+    #[test]
+    fn whoever_reads_while_a_pid_is_written_finds_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = PidFiles::in_directory(directory.path());
+        files.write_guard(1);
+        let reader = std::thread::spawn({
+            let files = files.clone();
+            move || {
+                while let Some(pid) = files.read(GUARD_FILE) {
+                    if pid == 500 {
+                        return;
+                    }
+                }
+                panic!("{GUARD_FILE} could not be read");
+            }
+        });
+        for pid in 2..=500 {
+            files.write_guard(pid);
+        }
+        reader.join().unwrap();
     }
 }
