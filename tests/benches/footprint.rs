@@ -2,6 +2,7 @@
 //! children, and the size of the kernel's program file.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use kingpole_tests::measure::{Effort, print_bounded, pss_kib, threads};
 use kingpole_tests::{Kernel, Manager, binaries, puppet, wait};
@@ -52,6 +53,8 @@ fn manager(children: u64) {
         if processes > 0 {
             wait::until("all processes run", || manager.pids("idle"));
         }
+        // What a burst of starts leaves behind goes back when it is over.
+        std::thread::sleep(Duration::from_secs(3));
         let pid = manager.process().handle().pid();
         pss_kib(pid).expect("its memory")
     };

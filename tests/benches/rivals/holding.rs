@@ -1,13 +1,14 @@
 //! What it costs to hold idle children: private memory of the supervisor's own processes, and of us alone also ten thousand,
 //! idle processor time, and the start of a manager that finds them running.
 
-use super::kingpole::Kingpole;
+use super::kingpole;
 use super::rival::{Job, Rival, Running};
 use super::table::{Better, Row};
 use super::watching::{private_kib, processor_seconds, wake_ups};
 use kingpole_tests::measure::Effort;
 use kingpole_tests::{Scratch, manager};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -102,52 +103,101 @@ pub(super) fn status(rivals: &[Box<dyn Rival>], effort: Effort) -> Row {
     row
 }
 
+/// What becomes of the output of many, and how many descriptors of the kernel each takes.
+#[derive(Clone, Copy)]
+struct Kept {
+    what: &'static str,
+    options: &'static str,
+    descriptors: u64,
+}
+
+const KEPT: [Kept; 2] = [
+    Kept {
+        what: "captured",
+        options: "",
+        descriptors: 4,
+    },
+    Kept {
+        what: "none",
+        options: "close_child_stdout = True\nclose_child_stderr = True\n",
+        descriptors: 1,
+    },
+];
+
 /// Ourselves with many: printed as it comes, as nobody else is measured.
 pub(super) fn many(effort: Effort) {
-    let counts = match effort {
-        Effort::Full => [100, 1000, descriptors_allow(10_000)],
-        Effort::Quick => [50, 100, 300],
-    };
     println!(
-        "\n| processes | start, s | kernel with guard, private KiB each | manager, private KiB each | idle for 30 s: processor s, wake-ups | manager that finds them, s |"
+        "\n| output | processes | start, s | kernel with guard, private KiB each | manager, private KiB each | idle for 30 s: processor s, wake-ups | manager that finds them, s |"
     );
-    println!("|---|---|---|---|---|---|");
-    let mut empty = None;
-    for count in std::iter::once(1).chain(counts) {
-        eprintln!("many: {count}");
-        let figures = hold(count, effort);
-        let (kernel, manager) = *empty.get_or_insert((figures.kernel_kib, figures.manager_kib));
-        let each = |kib: f64, base: f64| (kib - base) / f64::from((count - 1).max(1));
-        println!(
-            "| {count} | {:.2} | {:.2} (all {:.0}) | {:.2} (all {:.0}) | {:.3}, {} | {:.3} |",
-            figures.start,
-            each(figures.kernel_kib, kernel),
-            figures.kernel_kib,
-            each(figures.manager_kib, manager),
-            figures.manager_kib,
-            figures.idle,
-            figures.wake_ups,
-            figures.adopt,
-        );
+    println!("|---|---|---|---|---|---|---|");
+    for kept in KEPT {
+        let counts = match effort {
+            Effort::Full => [100, 1000, descriptors_allow(10_000, kept.descriptors)],
+            Effort::Quick => [50, 100, 300],
+        };
+        let mut empty = None;
+        for count in std::iter::once(1).chain(counts) {
+            eprintln!("many: {count}, output {}", kept.what);
+            let figures = hold(count, kept, effort);
+            let (kernel, manager) = *empty.get_or_insert((figures.kernel_kib, figures.manager_kib));
+            let each = |kib: f64, base: f64| (kib - base) / f64::from((count - 1).max(1));
+            println!(
+                "| {} | {count} | {:.2} | {:.2} (all {:.0}) | {:.2} (all {:.0}) | {:.3}, {} | {:.3} |",
+                kept.what,
+                figures.start,
+                each(figures.kernel_kib, kernel),
+                figures.kernel_kib,
+                each(figures.manager_kib, manager),
+                figures.manager_kib,
+                figures.idle,
+                figures.wake_ups,
+                figures.adopt,
+            );
+        }
     }
 }
 
-/// At most `wanted` processes, or as many as descriptors allow: four for each. Only who may raise the hard limit, or whose
+/// At most `wanted` processes, or as many as descriptors allow. Only who may raise the hard limit, or whose
 /// service manager has done so (`LimitNOFILE=`), can hold more.
-fn descriptors_allow(wanted: u32) -> u32 {
-    const EACH: u64 = 4;
+fn descriptors_allow(wanted: u32, each: u64) -> u32 {
     const OTHERS: u64 = 600;
-    let needed = u64::from(wanted) * EACH + OTHERS;
+    let needed = u64::from(wanted) * each + OTHERS;
     let limit = Resource::RLIMIT_NOFILE;
     let (_, hard) = getrlimit(limit).expect("a limit");
     if hard >= needed || setrlimit(limit, needed, needed).is_ok() {
         return wanted;
     }
-    let count = u32::try_from((hard - OTHERS) / EACH).expect("fewer than wanted");
+    let count = u32::try_from((hard - OTHERS) / each).expect("fewer than wanted");
     println!(
         "\nThe hard limit of {hard} descriptors cannot be raised here: {count} processes instead of {wanted}."
     );
     count
+}
+
+/// Seconds that a manager took until everything was up, once it says so. Looking at thousands of processes from outside would
+/// keep the machine busy.
+fn told(log: &Path, said: &str, patience: Duration) -> f64 {
+    let begun = Instant::now();
+    loop {
+        let text = std::fs::read_to_string(log).unwrap_or_default();
+        let rest = text.split_once(said).map(|(_, rest)| rest);
+        let ms = rest.and_then(|rest| {
+            rest.split_once(" ms")?
+                .0
+                .rsplit(' ')
+                .next()?
+                .parse::<f64>()
+                .ok()
+        });
+        if let Some(ms) = ms {
+            return ms / 1000.0;
+        }
+        assert!(
+            begun.elapsed() < patience,
+            "{said:?} is not in the log:\n{text}"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 struct Held {
@@ -159,16 +209,15 @@ struct Held {
     adopt: f64,
 }
 
-fn hold(count: u32, effort: Effort) -> Held {
+fn hold(count: u32, kept: Kept, effort: Effort) -> Held {
     let patience = Duration::from_secs(300);
     let scratch = Rc::new(Scratch::new());
-    let begun = Instant::now();
-    let running = Kingpole.start(&idle(count), Rc::clone(&scratch));
-    wait_for(&running, count, patience).expect("all run");
-    let start = begun.elapsed().as_secs_f64();
+    let running = kingpole::start_with(&idle(count), Rc::clone(&scratch), kept.options);
     let [_, old] = running.programs[..] else {
         unreachable!("two programs");
     };
+    let said = format!("0 children adopted, {count} started, ");
+    let start = told(&scratch.join("manager.log"), &said, patience);
     // The kernel may give memory back when it is quiet.
     std::thread::sleep(Duration::from_secs(effort.pick(8, 1)));
     let own = running.family().own;
@@ -184,17 +233,12 @@ fn hold(count: u32, effort: Effort) -> Held {
     let victim = kingpole_tests::process::Handle::open(old).expect("it runs");
     victim.signal(libc::SIGKILL).expect("ours");
     victim.wait_ended("the old manager");
-    let begun = Instant::now();
     let next = manager::Manager::launch(&scratch, &scratch.join("jobs.ini"));
     let said = match count {
-        1 => "1 child adopted".to_owned(),
-        count => format!("{count} children adopted"),
+        1 => "1 child adopted, 0 started, ".to_owned(),
+        count => format!("{count} children adopted, 0 started, "),
     };
-    let adopted = || next.log().contains(&said);
-    while !adopted() && begun.elapsed() < patience {
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    let adopt = begun.elapsed().as_secs_f64();
+    let adopt = told(&scratch.join("manager.log"), &said, patience);
     drop(next);
     Held {
         start,

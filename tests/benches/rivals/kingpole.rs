@@ -21,32 +21,37 @@ impl Rival for Kingpole {
     }
 
     fn start(&self, jobs: &[Job], scratch: Rc<Scratch>) -> Running {
-        let kernel = Kernel::start_in(Rc::clone(&scratch), &[] as &[&str]);
-        let file = configuration(jobs, &scratch);
-        let manager = Manager::launch(&scratch, &file);
-        let guard = kernel.process().handle().pid();
-        let log = scratch.join("manager.log");
-        Running {
-            programs: vec![guard, manager.process().handle().pid()],
-            connect: Some(Box::new(move || {
-                let endpoint = wait::until("the endpoint is open", || {
-                    let text = std::fs::read_to_string(&log).unwrap_or_default();
-                    let said = text
-                        .lines()
-                        .find_map(|line| line.split_once("] endpoint: "));
-                    said.and_then(|(_, said)| said.split_once(" at tcp:"))
-                        .map(|(_, address)| format!("tcp://{}", address.trim()))
-                        .ok_or(text)
-                });
-                ask_by_zeromq(&endpoint)
-            })),
-            keep: Box::new((manager, kernel)),
-            scratch,
-        }
+        start_with(jobs, scratch, "")
     }
 
     fn processes_max(&self) -> u32 {
         10_000
+    }
+}
+
+/// Starts kernel and manager on jobs with more options for the last of them.
+pub(super) fn start_with(jobs: &[Job], scratch: Rc<Scratch>, options: &str) -> Running {
+    let kernel = Kernel::start_in(Rc::clone(&scratch), &[] as &[&str]);
+    let file = configuration(jobs, &scratch, options);
+    let manager = Manager::launch(&scratch, &file);
+    let guard = kernel.process().handle().pid();
+    let log = scratch.join("manager.log");
+    Running {
+        programs: vec![guard, manager.process().handle().pid()],
+        connect: Some(Box::new(move || {
+            let endpoint = wait::until("the endpoint is open", || {
+                let text = std::fs::read_to_string(&log).unwrap_or_default();
+                let said = text
+                    .lines()
+                    .find_map(|line| line.split_once("] endpoint: "));
+                said.and_then(|(_, said)| said.split_once(" at tcp:"))
+                    .map(|(_, address)| format!("tcp://{}", address.trim()))
+                    .ok_or(text)
+            });
+            ask_by_zeromq(&endpoint)
+        })),
+        keep: Box::new((manager, kernel)),
+        scratch,
     }
 }
 
@@ -63,7 +68,7 @@ pub(super) fn ask_by_zeromq(endpoint: &str) -> Ask {
 }
 
 /// What its manager reads.
-pub(super) fn configuration(jobs: &[Job], scratch: &Scratch) -> PathBuf {
+pub(super) fn configuration(jobs: &[Job], scratch: &Scratch, options: &str) -> PathBuf {
     let mut text = "[circus]\nendpoint = tcp://127.0.0.1:0\npubsub_endpoint = off\n".to_owned();
     for job in jobs {
         let (name, command) = (&job.name, job.command.join(" "));
@@ -82,5 +87,6 @@ pub(super) fn configuration(jobs: &[Job], scratch: &Scratch) -> PathBuf {
             );
         }
     }
+    text.push_str(options);
     scratch.write("jobs.ini", text)
 }
