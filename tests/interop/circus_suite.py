@@ -223,7 +223,7 @@ class Arbiter:
 
     @staticmethod
     def plugin(number, use, **options):
-        lines = ["[plugin:plugin%d]" % number, "use = %s" % use]
+        lines = ["[plugin:plugin%d]" % number, "use = %s" % use, "python = %s" % sys.executable]
         return lines + ["%s = %s" % item for item in options.items()] + [""]
 
     @staticmethod
