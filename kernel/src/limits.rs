@@ -108,7 +108,7 @@ pub const REQUESTS_PER_TURN_MAX: usize = 64;
 /// than it saves.
 pub const GIVE_BACK_DELAY_NS: u64 = 2_000_000_000;
 
-/// Descriptors per child: two pipes, ring, pidfd.
+/// Most descriptors of a child: two pipes, ring, pidfd.
 pub const DESCRIPTORS_PER_PROCESS: u64 = 4;
 
 /// Descriptors that spawns leave for sessions and for the kernel's own use.

@@ -8,6 +8,7 @@ use crate::limits::{
     PROCESS_TEXT_BYTES_MAX, REUSEPORT_FILENO_MIN,
 };
 use crate::memory::cursor::EofBits;
+use crate::memory::cursor::Stream;
 use crate::state::{GiveBack, Output, Process, Reading, TextAcknowledged, flags};
 use kingpole_protocol::bytes::ByteString;
 use kingpole_protocol::error::{ErrorCode, ErrorReply};
@@ -86,7 +87,9 @@ impl Step<'_> {
                 .push(self.replace_references(&spec.name, argument, &mut sockets)?);
         }
         check_text(&key, &spec)?;
-        let captured = [spec.stdout, spec.stderr].contains(&OutputSpec::Capture);
+        let outputs = [spec.stdout, spec.stderr].into_iter();
+        let pipes = outputs.filter(|it| *it == OutputSpec::Capture).count();
+        let captured = pipes > 0;
         let buffer_bytes = match spec.buffer_bytes {
             _ if !captured => 0,
             0 => OUTPUT_BUFFER_BYTES_DEFAULT,
@@ -100,7 +103,7 @@ impl Step<'_> {
             }
             bytes => bytes,
         };
-        self.check_descriptors(DESCRIPTORS_PER_PROCESS)?;
+        self.check_descriptors(descriptors_of(captured, pipes))?;
         self.check_recorded(record_estimate(&key, &spec))?;
         let original_limits = self.state.about.original_limits.clone();
         Ok(SpawnOrder {
@@ -237,11 +240,21 @@ impl Step<'_> {
 
     pub(super) fn check_descriptors(&self, more: u64) -> Result<(), Refusal> {
         let count = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
-        let used = count(self.state.processes.len())
-            .saturating_mul(DESCRIPTORS_PER_PROCESS)
-            .saturating_add(count(self.state.sockets.len()));
+        let processes = &self.state.processes;
         let limit = self.state.about.descriptors_limit;
         let spare = limit.saturating_sub(DESCRIPTORS_RESERVE.min(limit / 2));
+        let most = count(processes.len()).saturating_mul(DESCRIPTORS_PER_PROCESS);
+        let sockets = count(self.state.sockets.len());
+        if most.saturating_add(sockets).saturating_add(more) <= spare {
+            return Ok(());
+        }
+        // Only near the limit is it worth a look at all of them.
+        let exact = processes.values().map(|process| {
+            let ended = |stream: &Stream| process.output.cursor.eof.has(*stream);
+            let pipes = Stream::ALL.iter().filter(|stream| !ended(stream)).count();
+            descriptors_of(process.output.capacity_bytes > 0, pipes)
+        });
+        let used = exact.sum::<u64>().saturating_add(sockets);
         if used.saturating_add(more) > spare {
             let text = format!(
                 "{used} descriptors are in use for processes and sockets; the limit of {limit} \
@@ -565,4 +578,10 @@ fn record_estimate(key: &str, spec: &ProcessSpec) -> u64 {
     u64::try_from(text_bytes(key, spec))
         .unwrap_or(u64::MAX)
         .saturating_add(128)
+}
+
+/// Descriptors of a process: its pidfd, and if its output is captured a buffer and so many pipes.
+fn descriptors_of(captured: bool, pipes: usize) -> u64 {
+    let pipes = u64::try_from(pipes).unwrap_or(u64::MAX);
+    if captured { pipes.saturating_add(2) } else { 1 }
 }

@@ -131,7 +131,13 @@ impl World {
             Effect::Spawn(order) => {
                 let process = ProcessId(self.next_process);
                 self.next_process += 1;
-                let cursor = RingCursor::new(EofBits::NONE);
+                let captured = order.buffer_bytes > 0;
+                let ended = if captured {
+                    EofBits::NONE
+                } else {
+                    EofBits::ALL
+                };
+                let cursor = RingCursor::new(ended);
                 self.rings.insert(process, Ring { cursor, oldest: 1 });
                 let started = Started {
                     process,
@@ -139,7 +145,7 @@ impl World {
                     pid: 1000 + process.0 as i32,
                     started_ns: self.clock,
                     output: self.position(process)?,
-                    capacity_bytes: SPAN * RECORDS_MAX as u64,
+                    capacity_bytes: u64::from(captured) * SPAN * RECORDS_MAX as u64,
                     recorded_bytes: 100,
                 };
                 Some(Input::Spawned { order, started })

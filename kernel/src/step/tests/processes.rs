@@ -1,6 +1,7 @@
 //! Processes, their names and keys, and what has to be acknowledged before one is forgotten.
 
 use super::*;
+use kingpole_protocol::spec::{OutputSpec, ProcessSpec};
 
 #[test]
 fn a_process_is_kept_until_end_and_output_are_acknowledged() {
@@ -156,4 +157,30 @@ fn a_removed_process_is_not_signalled_and_vanishes_at_its_end() {
         ]
     );
     assert!(removed, "{events:?}");
+}
+
+#[test]
+fn processes_without_captured_output_take_one_descriptor_and_are_counted_so() {
+    let mut world = World::new();
+    world.state.about.descriptors_limit = 20;
+    let session = world.attach();
+    // Half of so low a limit is kept back: two captured ones take eight of the ten.
+    world.spawn(session, "a");
+    world.spawn(session, "b");
+    let spawn = |name: &str, output| Spawn {
+        key: format!("{name}/key"),
+        spec: ProcessSpec {
+            stdout: output,
+            stderr: output,
+            ..spec(name)
+        },
+    };
+    let refused = world.ask(session, spawn("c", OutputSpec::Capture));
+    assert_eq!(error_of(refused), ErrorCode::LIMIT);
+    for name in ["d", "e"] {
+        let reply = world.ask(session, spawn(name, OutputSpec::Null));
+        assert!(matches!(reply, Some(Reply::Spawned(_))), "{reply:?}");
+    }
+    let refused = world.ask(session, spawn("f", OutputSpec::Null));
+    assert_eq!(error_of(refused), ErrorCode::LIMIT);
 }
