@@ -8,6 +8,7 @@ mod awaited;
 mod datagram;
 mod early;
 pub mod files;
+mod in_place;
 pub mod lock;
 mod program;
 mod route;
@@ -188,24 +189,7 @@ pub fn start(settings: StreamsSettings) -> io::Result<Output> {
     wake.set_nonblocking(true)?;
     woken.set_nonblocking(true)?;
     let history = settings.history.clone();
-    let worker = Worker {
-        files: Files::new(settings.console),
-        settings,
-        inbox,
-        woken,
-        events,
-        attachments: BTreeMap::new(),
-        sinks: BTreeMap::new(),
-        shown: BTreeMap::new(),
-        early: Early::default(),
-        awaited: Awaited::default(),
-        lock: None,
-        fence: None,
-        zone: LocalZone::system(),
-        color: Color::for_stdout(),
-        begun: Instant::now(),
-        trims: false,
-    };
+    let worker = Worker::new(settings, inbox, woken, events);
     std::thread::Builder::new()
         .name("streams".to_owned())
         .spawn(move || worker.run())?;
@@ -276,14 +260,38 @@ impl Work {
 }
 
 impl Worker {
+    fn new(
+        settings: StreamsSettings,
+        inbox: Receiver<Order>,
+        woken: UnixStream,
+        events: UnboundedSender<OutputEvent>,
+    ) -> Self {
+        Self {
+            files: Files::new(settings.console),
+            settings,
+            inbox,
+            woken,
+            events,
+            attachments: BTreeMap::new(),
+            sinks: BTreeMap::new(),
+            shown: BTreeMap::new(),
+            early: Early::default(),
+            awaited: Awaited::default(),
+            lock: None,
+            fence: None,
+            zone: LocalZone::system(),
+            color: Color::for_stdout(),
+            begun: Instant::now(),
+            trims: false,
+        }
+    }
+
     fn run(mut self) {
         let mut pause = RETRY_MIN;
         let mut retry_at = Instant::now();
         loop {
-            match self.take_orders(None) {
-                Ok(None) => {}
-                Ok(Some(Over::Finished)) | Err(_) => return,
-                Ok(Some(Over::Disconnected)) => self.fence = None,
+            if self.attend().is_some() {
+                return;
             }
             let Some(fence) = self.fence else {
                 self.wait(None, None);
@@ -310,6 +318,15 @@ impl Worker {
                     self.log(Level::Warning, text);
                 }
             }
+        }
+    }
+
+    /// Carries out orders between sessions; whether that was the last.
+    fn attend(&mut self) -> Option<Over> {
+        match self.take_orders(None) {
+            // The manager may be connected again already, in the very next order: the fence tells.
+            Ok(None | Some(Over::Disconnected)) => None,
+            Ok(Some(Over::Finished)) | Err(_) => Some(Over::Finished),
         }
     }
 
@@ -436,7 +453,7 @@ impl Worker {
             let lock = StreamsLock::take(&self.settings.runtime_dir);
             self.lock = Some(lock.map_err(|error| Stop::Kernel(error.to_string()))?);
         }
-        let mut session = Session::open(&self.settings.socket, fence)?;
+        let mut session = Session::open(&self.settings.socket, fence, CREDIT_BYTES)?;
         let alive = session.alive()?;
         let values = session.values(KEY_PREFIX)?;
         let notes = session.values(LINES_PREFIX)?;
@@ -536,7 +553,7 @@ impl Worker {
         }
         while let Some((child, from)) = work.writer.poll_follow() {
             again = Turn::Again;
-            work.session.follow(child.process, from, CREDIT_BYTES)?;
+            work.session.follow(child.process, from)?;
         }
         let mut grants = Vec::new();
         for (process, owed) in &mut work.owed {
@@ -593,6 +610,9 @@ impl Worker {
                     work.writer.handle_record(child, *stream, chunk.clone());
                 }
             }
+            Notice::FollowedAnew(process) => {
+                work.owed.remove(&process);
+            }
             Notice::NotFollowed(process, error) => {
                 let text = format!("output: process {process} cannot be followed: {error}");
                 self.log(Level::Debug, text);
@@ -616,6 +636,7 @@ impl Worker {
             }
             Notice::Event(event::Event::ProcessRemoved(removed)) => {
                 work.owed.remove(&removed.process);
+                work.session.forget(removed.process);
                 work.writer.detach(work.session.child(removed.process));
                 self.forget(removed.process);
             }

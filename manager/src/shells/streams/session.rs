@@ -1,27 +1,27 @@
 //! The log writer's own session with the kernel, on a blocking unix socket. What arrives while an
 //! answer is awaited is kept in order.
 
+use super::in_place::{self, Access, InPlace};
 use crate::crash::crash_point;
 use crate::shells::history::Records;
 use crate::streams::disk::{self, Keeper, Stop};
-use crate::streams::feed::Chunk;
 use crate::streams::position::Child;
 use crate::streams::writer::Alive;
 use kingpole_protocol::client::connection::{Connection, Incoming};
+use kingpole_protocol::client::{Descriptors, receive_with_descriptors};
 use kingpole_protocol::event::Event;
 use kingpole_protocol::reply::Reply;
 use kingpole_protocol::request::{
-    Commit, Follow, Grant, ListProcesses, ListValues, OutputAcknowledgement, Request, Subscribe,
-    ValueChange,
+    Commit, Follow, FollowMapped, Grant, ListProcesses, ListValues, OutputAcknowledgement, Request,
+    Subscribe, ValueChange,
 };
-use kingpole_protocol::{ByteString, ErrorReply, Fence, ProcessId, Sequence};
+use kingpole_protocol::{ByteString, ErrorCode, ErrorReply, Fence, ProcessId, Sequence};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::collections::VecDeque;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A kernel that does not answer for so long is taken for broken.
@@ -39,6 +39,8 @@ pub(super) enum Notice {
     Event(Event),
     /// A process to be followed is not there.
     NotFollowed(ProcessId, ErrorReply),
+    /// A process is followed anew, with all the credit that was asked for.
+    FollowedAnew(ProcessId),
 }
 
 /// See the module.
@@ -46,6 +48,10 @@ pub(super) struct Session {
     socket: UnixStream,
     connection: Connection,
     notices: VecDeque<Notice>,
+    descriptors: Descriptors,
+    in_place: InPlace,
+    /// Credit of whoever is followed.
+    credit_bytes: u64,
     /// Which state of the kernel this is.
     instance: u64,
     /// What the next commit stores besides.
@@ -57,12 +63,12 @@ fn broken(error: impl std::fmt::Display) -> Stop {
 }
 
 impl Session {
-    /// Connects, and acts under this lease.
-    pub(super) fn open(path: &Path, fence: Fence) -> Result<Self, Stop> {
+    /// Connects, and acts under this lease. Each process that is followed gets so much credit.
+    pub(super) fn open(path: &Path, fence: Fence, credit_bytes: u64) -> Result<Self, Stop> {
         let socket = UnixStream::connect(path).map_err(broken)?;
         socket.set_nonblocking(true).map_err(broken)?;
         let client = concat!("kingpole-manager/", env!("CARGO_PKG_VERSION"), " streams");
-        let mut connection = Connection::new(client, 0).map_err(broken)?;
+        let mut connection = Connection::new(client, in_place::WANTED).map_err(broken)?;
         connection.set_fence(fence);
         connection.read_in_pieces_of(READ_BYTES);
         let notices = VecDeque::new();
@@ -70,6 +76,9 @@ impl Session {
             socket,
             connection,
             notices,
+            descriptors: Descriptors::new(),
+            in_place: InPlace::agreed(0),
+            credit_bytes,
             instance: 0,
             besides: Vec::new(),
         };
@@ -79,6 +88,7 @@ impl Session {
             match session.connection.poll_incoming().map_err(broken)? {
                 Some(Incoming::Welcome(welcome)) => {
                     session.instance = welcome.instance;
+                    session.in_place = InPlace::agreed(welcome.capabilities);
                     return Ok(session);
                 }
                 Some(_) => return Err(broken("the kernel did not greet")),
@@ -146,25 +156,65 @@ impl Session {
         }
     }
 
-    /// Asks for a child's output. A process that is not there is told as a notice.
-    pub(super) fn follow(
+    /// Asks for a child's output, to be read in place if that can be. A process that is not there is told
+    /// as a notice.
+    pub(super) fn follow(&mut self, process: ProcessId, from: Sequence) -> Result<(), Stop> {
+        let access = self.in_place.access();
+        if let Err(error) = self.ask_for_output(process, from, access)? {
+            self.notices.push_back(Notice::NotFollowed(process, error));
+        }
+        Ok(())
+    }
+
+    fn ask_for_output(
         &mut self,
         process: ProcessId,
         from: Sequence,
-        credit_bytes: u64,
-    ) -> Result<(), Stop> {
-        match self.ask(
-            &Follow {
+        access: Access,
+    ) -> Result<Result<Reply, ErrorReply>, Stop> {
+        let credit_bytes = self.credit_bytes;
+        self.in_place.forget(process);
+        if access == Access::InPlace {
+            let mapped = FollowMapped {
                 process,
                 from,
                 credit_bytes,
+            };
+            match self.ask(&mapped.into())? {
+                // It was upgraded, and then to an older one.
+                Err(error) if error.code == ErrorCode::UNKNOWN_KIND => self.in_place.not_offered(),
+                answer => return Ok(answer),
             }
-            .into(),
-        )? {
-            Ok(_) => {}
-            Err(error) => self.notices.push_back(Notice::NotFollowed(process, error)),
+        }
+        let follow = Follow {
+            process,
+            from,
+            credit_bytes,
+        };
+        self.ask(&follow.into())
+    }
+
+    /// Goes on with processes of which something could not be read in place.
+    fn follow_anew(&mut self) -> Result<(), Stop> {
+        while let Some((process, from, access)) = self.in_place.next_anew() {
+            let answer = self.ask_for_output(process, from, access)?;
+            let said = self.in_place.followed(process);
+            match answer {
+                Ok(_) => self.notices.push_back(Notice::FollowedAnew(process)),
+                Err(error) => {
+                    // What was said last is all that will ever be known of it.
+                    let said = said.into_iter().flat_map(|anew| anew.said);
+                    self.notices.extend(said.map(Notice::Event));
+                    self.notices.push_back(Notice::NotFollowed(process, error));
+                }
+            }
         }
         Ok(())
+    }
+
+    /// A child is not there any more.
+    pub(super) fn forget(&mut self, process: ProcessId) {
+        self.in_place.forget_all(process);
     }
 
     /// Lets more of a child's output come.
@@ -198,7 +248,8 @@ impl Session {
 
     /// Reads once what has arrived. `false` if nothing has.
     pub(super) fn receive(&mut self) -> Result<bool, Stop> {
-        match self.socket.read(self.connection.space()) {
+        let space = self.connection.space();
+        match receive_with_descriptors(&self.socket, space, &mut self.descriptors) {
             Ok(0) => Err(broken("the kernel closed the session")),
             Ok(count) => {
                 self.connection.advance(count);
@@ -240,7 +291,17 @@ impl Session {
             while let Some(incoming) = self.connection.poll_incoming().map_err(broken)? {
                 match incoming {
                     Incoming::Reply { request, result } if request == id => return Ok(result),
-                    other => self.notices.extend(notice(other)),
+                    other => {
+                        let Self {
+                            socket,
+                            descriptors,
+                            in_place,
+                            notices,
+                            ..
+                        } = self;
+                        let kept = in_place.handle(socket, descriptors, other, notices);
+                        kept.map_err(broken)?;
+                    }
                 }
             }
             self.wait(deadline)?;
@@ -249,9 +310,17 @@ impl Session {
 
     fn take(&mut self) -> Result<(), Stop> {
         while let Some(incoming) = self.connection.poll_incoming().map_err(broken)? {
-            self.notices.extend(notice(incoming));
+            let Self {
+                socket,
+                descriptors,
+                in_place,
+                notices,
+                ..
+            } = self;
+            let kept = in_place.handle(socket, descriptors, incoming, notices);
+            kept.map_err(broken)?;
         }
-        Ok(())
+        self.follow_anew()
     }
 
     fn flush(&mut self, deadline: Instant) -> Result<(), Stop> {
@@ -292,34 +361,6 @@ impl Session {
             Ok(_) | Err(nix::Error::EINTR) => Ok(()),
             Err(error) => Err(broken(error)),
         }
-    }
-}
-
-fn notice(incoming: Incoming<'_>) -> Option<Notice> {
-    match incoming {
-        Incoming::Output(output) => {
-            // One block for the whole frame: its records share it.
-            let mut block = Vec::with_capacity(output.credit_bytes());
-            for record in output.records() {
-                block.extend_from_slice(record.data);
-            }
-            let block = Arc::new(block);
-            let mut from = 0;
-            let mut records = Vec::new();
-            for record in output.records() {
-                let header = record.header;
-                let (time_ns, at) = (header.time_ns, header.stream_offset);
-                let block = Arc::clone(&block);
-                let length = record.data.len();
-                let chunk = Chunk::new(header.sequence, time_ns, at, block, from, length);
-                records.push((header.stream, chunk));
-                from += length;
-            }
-            let credit = output.credit_bytes() as u64;
-            Some(Notice::Output(output.process, Arc::new(records), credit))
-        }
-        Incoming::Event(event) => Some(Notice::Event(event)),
-        Incoming::Reply { .. } | Incoming::Welcome(_) => None,
     }
 }
 

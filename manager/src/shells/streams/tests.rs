@@ -13,7 +13,7 @@ use crate::streams::sink::{Event, Rotation, SinkSpec};
 use crate::streams::target::{CommandLine, SyslogAddress};
 use crate::streams::writer::{Alive, Label, Now, Turn, Writer};
 use kingpole_protocol::record::Stream;
-use kingpole_protocol::{ProcessId, Sequence};
+use kingpole_protocol::{Fence, ProcessId, Sequence};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -507,4 +507,30 @@ fn a_changed_configuration_holds_from_the_next_batch_on_and_loses_nothing() {
     assert_eq!(read(&a), "line 1\nX [42] | line 2\n");
     assert_eq!(read(&b), "line 3\n");
     assert_eq!(kernel.acknowledged, 3);
+}
+
+#[test]
+fn a_kernel_that_was_lost_and_found_before_anybody_looked_is_connected_to() {
+    let (orders, inbox) = std::sync::mpsc::channel();
+    let (_wake, woken) = std::os::unix::net::UnixStream::pair().unwrap();
+    let (events, _reports) = tokio::sync::mpsc::unbounded_channel();
+    let settings = super::StreamsSettings {
+        socket: PathBuf::new(),
+        runtime_dir: PathBuf::new(),
+        console: ConsoleLines::Shown,
+        history: Default::default(),
+    };
+    let mut worker = super::Worker::new(settings, inbox, woken, events);
+    for order in [
+        super::Order::Connect(Fence(1)),
+        super::Order::Disconnect,
+        super::Order::Connect(Fence(2)),
+    ] {
+        orders.send(order).unwrap();
+    }
+    assert!(worker.attend().is_none());
+    assert_eq!(worker.fence, Some(Fence(2)));
+    orders.send(super::Order::Disconnect).unwrap();
+    assert!(worker.attend().is_none());
+    assert_eq!(worker.fence, None);
 }
