@@ -2,7 +2,7 @@
 
 use kingpole_tests::manager::{Manager, describe, json, kingpole, kingpole_command, pids};
 use kingpole_tests::process::{Guarded, Handle};
-use kingpole_tests::{Kernel, Scratch, kernel, wait};
+use kingpole_tests::{Kernel, Scratch, binaries, kernel, lines, wait};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -122,4 +122,55 @@ fn kingpole_run_starts_a_kernel_that_listens_at_papa_endpoint() {
     running.handle().signal(libc::SIGINT).unwrap();
     let status = running.wait();
     assert!(status.success(), "{status}: {}", running.log());
+}
+
+#[test]
+fn kingpole_run_serves_beside_a_kernel_without_a_guard() {
+    let mut kernel = Kernel::start_in(Rc::new(Scratch::new()), &["--no-guard"]);
+    let scratch = Rc::clone(kernel.scratch());
+    let log = scratch.join("out.log");
+    let text = format!(
+        "[watcher:w]\ncmd = {} 'lines out w 0 1000 0' wait\nstdout_stream.filename = {}\n",
+        binaries::puppet().display(),
+        log.display()
+    );
+    let configuration = scratch.write("stack.ini", text);
+    let arguments = ["run", configuration.to_str().unwrap()];
+    let start = || {
+        let command = kingpole_command(&scratch, &arguments);
+        Guarded::start("kingpole run", command, scratch.join("run.log"))
+    };
+    let running_pids = || {
+        wait::until("the manager is ready", || {
+            let status = json(&scratch, &["status", "--json"])?;
+            pids(&status, "w")
+        })
+    };
+    let mut running = start();
+    let first = running_pids();
+    wait::until("all lines are in the log", || {
+        let content = std::fs::read(&log).map_err(|error| error.to_string())?;
+        match lines::check("w", &content, 0)? {
+            1000 => Ok(()),
+            found => Err(format!("{found} lines")),
+        }
+    });
+    // Leaves and comes back: the kernel has everything, though nobody guards it.
+    running.kill();
+    running = start();
+    assert_eq!(running_pids(), first);
+    let status = kernel.client().status().unwrap();
+    assert_eq!(status.guard_pid, 0, "{status:?}");
+    // An upgrade in place needs no guard either.
+    let upgraded = kingpole(
+        &scratch,
+        &["upgrade", "--kernel", binaries::kernel().to_str().unwrap()],
+    );
+    assert!(upgraded.status.success(), "{}", describe(&upgraded));
+    assert_eq!(running_pids(), first);
+    running.handle().signal(libc::SIGINT).unwrap();
+    let status = running.wait();
+    assert!(status.success(), "{status}: {}", running.log());
+    // Its last manager has stopped everything, and the kernel ends with it.
+    assert!(kernel.process_mut().wait().success());
 }

@@ -19,6 +19,30 @@ enum Load {
     Adopting,
     /// The same, and a watcher is reloaded.
     Reloading,
+    /// The same, and it is deployed.
+    Deploying,
+    /// The same, and a process is ready once it has written a line.
+    Line,
+    /// The same, and it is ready once it says so.
+    Notification,
+}
+
+impl Load {
+    /// The section of a watcher that only this load has, with one process.
+    fn another(self) -> String {
+        let (script, ready) = match self {
+            Self::Line => ("text out ready", "log ^ready$"),
+            Self::Notification => ("notify READY=1", "notify"),
+            Self::Writing | Self::Adopting | Self::Reloading | Self::Deploying => {
+                return String::new();
+            }
+        };
+        let puppet = binaries::puppet().display();
+        format!(
+            "[watcher:another]\ncmd = {puppet} '{script}' wait\nready = {ready}\n\
+             ready_timeout = 300\n"
+        )
+    }
 }
 
 const ROWS: &[(&str, Load)] = &[
@@ -40,6 +64,23 @@ const ROWS: &[(&str, Load)] = &[
     ("engine: after it is asked for#3", Load::Writing),
     ("engine: before a signal#1", Load::Reloading),
     ("engine: before an end is acknowledged#1", Load::Reloading),
+    ("engine: before remembering#1", Load::Deploying),
+    ("engine: before remembering#3", Load::Deploying),
+    ("engine: before a spawn#4", Load::Deploying),
+    ("engine: before a signal#1", Load::Deploying),
+    ("engine: before a signal#2", Load::Deploying),
+    ("engine: before an end is acknowledged#1", Load::Deploying),
+    ("line: before it counts#1", Load::Line),
+    ("line: before it is noted#1", Load::Line),
+    ("line: after it is noted#1", Load::Line),
+    (
+        "hearing: before a notification counts#1",
+        Load::Notification,
+    ),
+    (
+        "hearing: before a notification is acknowledged#1",
+        Load::Notification,
+    ),
 ];
 
 #[test]
@@ -77,10 +118,11 @@ fn run(row: &(&'static str, Load)) -> crash_table::Row {
             "[watcher:writer]\ncmd = {} \"{}\"\nstdout_stream.class = FileStream\n\
              stdout_stream.filename = {}\nstdout_stream.max_bytes = 20000\n\
              stdout_stream.backup_count = 10000\n\n\
-             [watcher:web]\ncmd = /bin/sleep 100000\nnumprocesses = 2\n",
+             [watcher:web]\ncmd = /bin/sleep 100000\nnumprocesses = 2\n{}",
             binaries::puppet().display(),
             stage.command(),
-            log.display()
+            log.display(),
+            load.another()
         ),
     );
     let mut before = None;
@@ -103,15 +145,20 @@ fn run(row: &(&'static str, Load)) -> crash_table::Row {
     if point.starts_with("log:") || point.starts_with("rotation:") {
         before = before.or_else(|| Some(begin_writing(&stage)));
     }
-    if load == Load::Reloading {
+    let change: Option<&[&str]> = match load {
+        Load::Reloading => Some(&["reload", "web"]),
+        Load::Deploying => Some(&["deploy", "web", "--cmd", "/bin/sleep 200000", "--no-wait"]),
+        _ => None,
+    };
+    if let Some(change) = change {
         wait::until("it runs all, or is dead", || {
             if manager.process_mut().try_wait().is_some() {
                 return Ok(());
             }
             manager.pids("web").map(drop)
         });
-        wait::until("it is reloaded, or dead", || {
-            let answer = kingpole(&scratch, &["reload", "web"]);
+        wait::until("it is told, or dead", || {
+            let answer = kingpole(&scratch, change);
             let over = manager.process_mut().try_wait().is_some();
             match over || answer.status.success() {
                 true => Ok(()),
@@ -128,6 +175,9 @@ fn run(row: &(&'static str, Load)) -> crash_table::Row {
     manager.wait_ready();
     wait::until("everything runs", || {
         manager.pids("writer")?;
+        if !load.another().is_empty() {
+            manager.pids("another")?;
+        }
         manager.pids("web").map(drop)
     });
     let count = writer.ask("enough")[tag.as_str()].as_u64().unwrap();
@@ -140,11 +190,14 @@ fn run(row: &(&'static str, Load)) -> crash_table::Row {
     });
     // Nothing was started twice, nothing is left.
     let mut client = kernel.client();
-    wait::until("three processes are there", || {
-        let processes = client.processes().unwrap();
+    let count = 3 + usize::from(!load.another().is_empty());
+    wait::until("nobody else is there", || {
+        let mut processes = client.processes().unwrap();
+        // Not who listens to notifications.
+        processes.retain(|process| process.name.starts_with("circus."));
         let running = processes.iter().filter(|process| process.end.is_none());
         match (running.count(), processes.len()) {
-            (3, 3) => Ok(()),
+            (found, all) if found == count && all == count => Ok(()),
             _ => Err(format!("{point}: {processes:?}")),
         }
     });
@@ -152,8 +205,14 @@ fn run(row: &(&'static str, Load)) -> crash_table::Row {
         Load::Writing => "a first start",
         Load::Adopting => "taking over from another manager",
         Load::Reloading => "a reload",
+        Load::Deploying => "a deploy",
+        Load::Line => "a start; one is ready once it has written a line",
+        Load::Notification => "a start; one is ready once it says `READY=1`",
     };
-    let verified = "every line once and in order across rotations; three processes, none twice";
+    let processes = if count == 3 { "three" } else { "four" };
+    let verified =
+        format!("every line once and in order across rotations; {processes} processes, none twice");
+    let verified = verified.as_str();
     [point, meanwhile, verified].map(str::to_owned)
 }
 

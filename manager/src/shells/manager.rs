@@ -359,6 +359,7 @@ impl Running {
             } => {
                 let link = &mut self.manager.link;
                 for input in self.hearing.read(process, &records, credit_bytes, link) {
+                    crash_point("hearing: before a notification counts");
                     self.input(input);
                 }
             }
@@ -395,7 +396,10 @@ impl Running {
             }
             // Over the connection that broke; the next one tells it again.
             OutputEvent::Drained(_) => {}
-            OutputEvent::LineSeen(process) => self.input(Input::LineSeen { process }),
+            OutputEvent::LineSeen(process) => {
+                crash_point("line: before it counts");
+                self.input(Input::LineSeen { process });
+            }
             OutputEvent::Log(level, text) => self.manager.log.write(level, &text),
         }
     }
@@ -494,6 +498,9 @@ impl Running {
             Action::Signal { .. } => crash_point("engine: before a signal"),
             Action::SetValue { .. } => crash_point("engine: before remembering"),
             Action::AcknowledgeEnd { .. } => crash_point("engine: before an end is acknowledged"),
+            Action::AcknowledgeNotes { .. } => {
+                crash_point("hearing: before a notification is acknowledged");
+            }
             _ => {}
         }
         match action {

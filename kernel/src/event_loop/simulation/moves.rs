@@ -43,9 +43,10 @@ impl World {
         if !self.is_guarded() {
             return;
         }
-        let fuse = match self.random.one_in(3) {
-            true => Fuse::Points(self.random.below(30)),
-            false => Fuse::At(self.random.pick(&POINTS).unwrap()),
+        let fuse = match (self.aim, self.random.one_in(3)) {
+            (Some(point), _) => Fuse::At(point),
+            (None, true) => Fuse::Points(self.random.below(30)),
+            (None, false) => Fuse::At(self.random.pick(&POINTS).unwrap()),
         };
         // Either of them, but not both.
         if self.random.one_in(8) {

@@ -135,6 +135,8 @@ impl Story {
 }
 
 pub(super) struct World {
+    /// Where whoever is killed is killed; anywhere, when there is none.
+    pub(super) aim: Option<&'static str>,
     pub(super) random: Random,
     /// Before the directory: they are files in it.
     pub(super) guard: Option<(i32, Guard)>,
@@ -189,6 +191,7 @@ impl World {
         };
         let version = 1 + random.below(2);
         let mut world = Self {
+            aim: None,
             random,
             guard: None,
             kernel: None,

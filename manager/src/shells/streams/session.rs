@@ -276,7 +276,10 @@ impl Session {
             values,
             ..Commit::default()
         };
-        self.call(&request.into()).map(drop)
+        crash_point("line: before it is noted");
+        let answer = self.call(&request.into()).map(drop);
+        crash_point("line: after it is noted");
+        answer
     }
 
     fn call(&mut self, request: &Request) -> Result<Reply, Stop> {
@@ -377,14 +380,21 @@ impl Keeper for Session {
             through,
         });
         let besides = std::mem::take(&mut self.besides);
+        let notes = !besides.is_empty();
         let request = Commit {
             values: values.chain(besides).collect(),
             outputs: outputs.collect(),
             ends: Vec::new(),
         };
         crash_point("log: before the commit");
+        if notes {
+            crash_point("line: before it is noted");
+        }
         let answer = self.call(&request.into()).map(drop);
         crash_point("log: after the commit");
+        if notes {
+            crash_point("line: after it is noted");
+        }
         answer
     }
 }
