@@ -119,6 +119,8 @@ fn unknown_text(reason: &str) -> PeerError {
 
 /// `include/net/tcp_states.h`.
 const TCP_ESTABLISHED: u8 = 1;
+/// The same.
+const TCP_SYN_RECV: u8 = 3;
 
 /// What sock_diag(7) says about a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,6 +138,34 @@ struct Owner {
 /// The peer is not there any more.
 pub fn tcp_unread(peer: SocketAddr, own: SocketAddr) -> Result<u32, Errno> {
     socket_owner(peer, own).map(|owner| owner.unread)
+}
+
+/// What the other end of a TCP connection within this machine is to those who look for it in
+/// `/proc/PID/fd`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accepted {
+    /// Nobody has accepted the connection.
+    NotYet,
+    /// The handshake is not over; or it waits for data (`TCP_DEFER_ACCEPT`).
+    Handshake,
+    /// Somebody has, and the socket has this inode.
+    By(u32),
+    /// Somebody has, and has closed it.
+    Closed,
+}
+
+/// Whether somebody has accepted a TCP connection within this machine at its other end.
+///
+/// # Errors
+/// The other end is not here, or not any more.
+pub fn tcp_accepted(peer: SocketAddr, own: SocketAddr) -> Result<Accepted, Errno> {
+    let owner = socket_owner(peer, own)?;
+    match (owner.state, owner.inode) {
+        (TCP_SYN_RECV, _) => Ok(Accepted::Handshake),
+        (TCP_ESTABLISHED, 0) => Ok(Accepted::NotYet),
+        (_, 0) => Ok(Accepted::Closed),
+        (_, inode) => Ok(Accepted::By(inode)),
+    }
 }
 
 /// Asks Linux for the TCP socket whose own address is `source` and whose peer is `destination`.
@@ -269,6 +299,25 @@ mod tests {
                 Err(PeerError::Unknown { .. })
             ));
         }
+    }
+
+    #[test]
+    fn whether_a_connection_was_accepted_is_known() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (own, peer) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
+        let before = tcp_accepted(peer, own).unwrap();
+        assert!(!matches!(before, Accepted::By(_)), "{before:?}");
+        let (server, _) = listener.accept().unwrap();
+        let Accepted::By(inode) = tcp_accepted(peer, own).unwrap() else {
+            panic!("it was accepted");
+        };
+        let link = format!("/proc/self/fd/{}", server.as_raw_fd());
+        let target = std::fs::read_link(link).unwrap();
+        assert_eq!(target.to_str(), Some(&*format!("socket:[{inode}]")));
+        drop(server);
+        let after = tcp_accepted(peer, own);
+        assert!(matches!(after, Ok(Accepted::Closed) | Err(_)), "{after:?}");
     }
 
     #[test]

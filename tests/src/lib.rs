@@ -6,6 +6,7 @@
 
 pub mod binaries;
 pub mod crash_table;
+pub mod documents;
 pub mod http;
 pub mod kernel;
 pub mod lines;
@@ -19,6 +20,7 @@ pub mod python;
 pub mod rolling;
 pub mod rotated;
 pub mod scratch;
+pub mod shell;
 pub mod stacks;
 pub mod storm;
 pub mod sys;

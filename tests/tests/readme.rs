@@ -4,13 +4,10 @@
 //! that, so that `pgrep` and the port mean ours. `KINGPOLE_README=as-written` runs the release build
 //! of the first command as well; otherwise the binaries of this test run stand in for it.
 
-use kingpole_protocol::places::RUNTIME_DIR_VARIABLE;
-use kingpole_tests::process::Guarded;
+use kingpole_tests::shell::Shell;
 use kingpole_tests::{Scratch, binaries, wait};
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -30,122 +27,29 @@ fn blocks() -> Vec<Vec<String>> {
     blocks
 }
 
-/// A shell that takes one command at a time.
-struct Shell {
-    process: Guarded,
-    connection: BufReader<UnixStream>,
-}
-
-/// Runs what it reads line by line and answers with the output and the exit code.
-const SERVER: &str = r#"
-import json, socket, subprocess, sys
-if sys.argv[2] == "isolated":
-    import fcntl, struct
-    s = socket.socket()
-    request = struct.pack("16sh14x", b"lo", 0)
-    flags = struct.unpack("16sh14x", fcntl.ioctl(s, 0x8913, request))[1]
-    fcntl.ioctl(s, 0x8914, struct.pack("16sh14x", b"lo", flags | 1))
-wire = socket.socket(socket.AF_UNIX)
-wire.connect(sys.argv[1])
-background = []
-for line in wire.makefile("r"):
-    order = json.loads(line)
-    if order["background"]:
-        log = open(order["log"], "ab")
-        background.append(subprocess.Popen(["sh", "-c", order["command"]], stdout=log, stderr=log,
-                                           stdin=subprocess.DEVNULL, start_new_session=True))
-        answer = {"pid": background[-1].pid}
-    elif order["command"] == "":
-        answer = {"code": background[-1].wait(timeout=60)}
-    else:
-        done = subprocess.run(["sh", "-c", order["command"]], capture_output=True, text=True,
-                              stdin=subprocess.DEVNULL)
-        answer = {"code": done.returncode, "out": done.stdout, "err": done.stderr}
-    wire.sendall((json.dumps(answer) + "\n").encode())
-"#;
-
-impl Shell {
-    fn start(scratch: &Scratch) -> Self {
-        let path = scratch.join("shell.sock");
-        let listener = UnixListener::bind(&path).unwrap();
-        let isolated = ["--pid", "--fork", "--mount-proc", "--net", "--kill-child"];
-        let can = Command::new("unshare").args(isolated).arg("true").output();
-        let can = can.is_ok_and(|output| output.status.success());
-        let mut command = if can {
-            let mut command = Command::new("unshare");
-            command.args(isolated).arg("python3");
-            command
-        } else {
-            let others = Command::new("pgrep")
-                .args(["-x", "kingpole"])
-                .output()
-                .unwrap();
-            assert!(
-                others.stdout.is_empty(),
-                "another kingpole runs, which the README's kill would hit, and this machine allows \
-                 no process namespace"
-            );
-            Command::new("python3")
-        };
-        let home = scratch.join("home");
-        std::fs::create_dir(&home).unwrap();
-        for (variable, default) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
-            let old_home = std::env::var("HOME").unwrap_or_default();
-            let there = std::env::var(variable).unwrap_or(format!("{old_home}/{default}"));
-            command.env(variable, there);
-        }
-        // What cargo tells its tests is not there for somebody who follows the README.
-        for (name, _) in
-            std::env::vars().filter(|(n, _)| n.starts_with("CARGO_") && n != "CARGO_HOME")
-        {
-            command.env_remove(name);
-        }
-        command
-            .current_dir(binaries::workspace())
-            .env("HOME", home)
-            .env(RUNTIME_DIR_VARIABLE, scratch.runtime_dir())
-            .args(["-c", SERVER])
-            .arg(&path)
-            .arg(if can { "isolated" } else { "shared" });
-        let process = Guarded::start("shell", command, scratch.join("shell.log"));
-        let (connection, _) = listener.accept().unwrap();
-        Self {
-            process,
-            connection: BufReader::new(connection),
-        }
+/// A shell in which the README's commands mean ours.
+fn shell(scratch: &Scratch) -> Shell {
+    let home = scratch.join("home");
+    std::fs::create_dir(&home).unwrap();
+    let mut environment = vec![("HOME", home.display().to_string())];
+    for (variable, default) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
+        let old_home = std::env::var("HOME").unwrap_or_default();
+        let there = std::env::var(variable).unwrap_or(format!("{old_home}/{default}"));
+        environment.push((variable, there));
     }
-
-    #[track_caller]
-    fn order(&mut self, order: &serde_json::Value) -> serde_json::Value {
-        writeln!(self.connection.get_ref(), "{order}").unwrap();
-        let mut answer = String::new();
-        self.connection.read_line(&mut answer).unwrap();
-        serde_json::from_str(&answer)
-            .unwrap_or_else(|e| panic!("{e} after {order}; {}", self.process.log()))
+    let shell = Shell::start(scratch, binaries::workspace(), &environment);
+    if !shell.is_isolated() {
+        let others = Command::new("pgrep")
+            .args(["-x", "kingpole"])
+            .output()
+            .unwrap();
+        assert!(
+            others.stdout.is_empty(),
+            "another kingpole runs, which the README's kill would hit, and this machine allows \
+             no process namespace"
+        );
     }
-
-    /// Runs a command to its end; answers code and output.
-    #[track_caller]
-    fn run(&mut self, command: &str) -> (i64, String) {
-        let answer = self.order(&serde_json::json!({ "background": false, "command": command }));
-        let text = |name: &str| answer[name].as_str().unwrap_or_default().to_owned();
-        (answer["code"].as_i64().unwrap(), text("out") + &text("err"))
-    }
-
-    /// Starts a command as in a terminal of its own; answers its pid as the shell sees it.
-    #[track_caller]
-    fn start_terminal(&mut self, command: &str, log: &Path) -> i64 {
-        let order = serde_json::json!({ "background": true, "command": command, "log": log });
-        self.order(&order)["pid"].as_i64().unwrap()
-    }
-
-    /// Waits for the end of the command started last; answers its code.
-    #[track_caller]
-    fn wait_terminal(&mut self) -> i64 {
-        self.order(&serde_json::json!({ "background": false, "command": "" }))["code"]
-            .as_i64()
-            .unwrap()
-    }
+    shell
 }
 
 /// The command with the binaries of this run, unless all of it is to run as written.
@@ -244,16 +148,16 @@ fn the_first_screen_works_as_written() {
     let scratch = Scratch::new();
     let log = scratch.join("terminal.log");
     let mut screen = Screen {
-        shell: Shell::start(&scratch),
+        shell: shell(&scratch),
         log: log.clone(),
     };
-    screen.shell.start_terminal(&localized(run), &log);
+    let leader = screen.shell.start_terminal(&localized(run), &log);
     // A release build from a clean clone comes first where it is run as written.
     let before = screen.pids(Duration::from_secs(1500));
     for command in &look[..=kill] {
         screen.obey(command, &before);
     }
-    assert_ne!(screen.shell.wait_terminal(), 0, "it was killed");
+    assert_ne!(screen.shell.wait_terminal(leader), 0, "it was killed");
     for command in &look[kill + 1..] {
         screen.obey(command, &before);
     }
@@ -270,7 +174,8 @@ fn the_first_screen_works_as_written() {
 
     // Ctrl-C: the terminal's whole process group.
     screen.shell.run(&format!("kill -INT -{leader}"));
-    assert_eq!(screen.shell.wait_terminal(), 0, "{}", screen.said());
+    let code = screen.shell.wait_terminal(leader);
+    assert_eq!(code, 0, "{}", screen.said());
     for pid in &before {
         let (code, _) = screen.shell.run(&format!("kill -0 {pid}"));
         assert_ne!(code, 0, "{pid} was stopped by Ctrl-C: {}", screen.said());

@@ -37,6 +37,9 @@ fn page(command: Command, title: &str) -> Result<String, Failure> {
 }
 
 fn write_all(directory: &Path, command: Command) -> Result<(), Failure> {
+    std::fs::create_dir_all(directory).map_err(|error| {
+        Failure::failed(format!("{} cannot be made: {error}", directory.display()))
+    })?;
     let mut command = command.disable_help_subcommand(true);
     // Gives the verbs their full names: `kingpole restart`.
     command.build();

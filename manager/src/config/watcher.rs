@@ -14,7 +14,7 @@ use super::ini::quoted;
 use super::keys;
 use super::limits;
 use super::model::{
-    Backoff, BufferFull, EnvironmentBase, LimitValue, Resource, RetryLimit, SignalNumber,
+    Backoff, BufferFull, EnvironmentBase, LimitValue, Probe, Resource, RetryLimit, SignalNumber,
     WatcherConfig,
 };
 use super::probe;
@@ -188,6 +188,17 @@ fn check(watcher: &WatcherConfig, reader: &mut Reader<'_>) {
     {
         let problem = "without virtualenv_py_ver only adds its bin to PATH, not its packages to \
                        PYTHONPATH; its own python finds them";
+        reader.warn(written.entry, problem);
+    }
+    if let Some(Probe::Tcp(address) | Probe::Http(address)) = &watcher.alive.probe
+        && watcher.numprocesses > 1
+        && !address.contains("$(")
+        && !address.contains("((")
+        && let Some(written) = reader.written("alive")
+    {
+        let problem = "asks all processes at one address, so that one that hangs is not noticed \
+                       while another one answers; put $(circus.wid) into the address, or use \
+                       watchdog or exec";
         reader.warn(written.entry, problem);
     }
     if !watcher.close_child_stdin

@@ -29,6 +29,9 @@ pub const CLEAN_EXIT_WAIT_MIN: Duration = Duration::from_secs(1);
 /// it is: nobody looked while no manager was there.
 pub const READY_GRACE: Duration = Duration::from_secs(5);
 
+/// Processes of the same watcher that a look at an address can tell from the one that is looked at.
+pub const SIBLINGS_MAX: usize = 64;
+
 /// A timer that comes so late says that the manager slept, and has read nothing meanwhile.
 pub const SLEPT: Duration = Duration::from_secs(1);
 

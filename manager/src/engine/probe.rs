@@ -19,6 +19,9 @@ pub struct ProbeRequest {
     pub process: ProcessId,
     /// Linux's number of the process.
     pub pid: Pid,
+    /// Others of the same watcher who may answer in its place, where that does not count; at most
+    /// [`SIBLINGS_MAX`](super::limits::SIBLINGS_MAX).
+    pub siblings: Vec<Pid>,
     /// What to look at, as written.
     pub probe: Probe,
     /// How long it may take. The engine counts this itself and cancels what takes longer; the

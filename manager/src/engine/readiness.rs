@@ -21,8 +21,8 @@ use super::action::{Action, EventAction, Level};
 use super::context::Context;
 #[cfg(test)]
 use super::context::Fault;
-use super::ids::{Moment, ProbeId, ProcessId, WorkerId};
-use super::limits::{HEARD_LIMIT, READY_GRACE, SLEPT};
+use super::ids::{Moment, Pid, ProbeId, ProcessId, WorkerId};
+use super::limits::{HEARD_LIMIT, READY_GRACE, SIBLINGS_MAX, SLEPT};
 use super::probe::{ProbeOutcome, ProbeRequest};
 use super::remember::{StopCause, StopRecord};
 use super::watcher::{Standing, Watcher};
@@ -274,12 +274,19 @@ impl Watcher {
         let child = self.children.get(process)?;
         let limit = limit.max(Duration::from_millis(1));
         let id = cx.next_probe(&self.key, process);
+        // Of one that is ready it is not asked who answers: that others do says nothing against it.
+        let addressed = matches!(probe, Probe::Tcp(_) | Probe::Http(_));
+        let siblings = match child.progress.readiness {
+            Readiness::Starting if addressed => self.siblings(process),
+            _ => Vec::new(),
+        };
         cx.push(Action::Probe(ProbeRequest {
             id,
             watcher: self.key.clone(),
             worker: child.worker(),
             process,
             pid: child.pid,
+            siblings,
             probe,
             limit,
         }));
@@ -287,6 +294,15 @@ impl Watcher {
             probe: id,
             late_at: cx.now + limit,
         })
+    }
+
+    /// Who may answer in the place of a process, as far as they share an address.
+    fn siblings(&self, process: ProcessId) -> Vec<Pid> {
+        let others = self.children.iter().filter(|(other, _)| *other != process);
+        others
+            .map(|(_, child)| child.pid)
+            .take(SIBLINGS_MAX)
+            .collect()
     }
 
     /// A probe was answered.

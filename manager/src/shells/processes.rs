@@ -211,7 +211,8 @@ fn program_name(pid: u32) -> Option<String> {
 }
 
 /// Direct children of all threads of a process.
-fn children(pid: u32) -> Vec<u32> {
+#[must_use]
+pub fn children(pid: u32) -> Vec<u32> {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
         return Vec::new();
     };

@@ -221,7 +221,7 @@ impl Top {
     }
 
     fn key(&mut self, key: Key) -> bool {
-        let height = size().map_or(24, |(_, height)| usize::from(height));
+        let height = screen_size().map_or(24, |(_, height)| height);
         match self.view.key(key, screen::rows_on(height)) {
             None => {}
             Some(Wish::Quit) => return false,
@@ -258,10 +258,10 @@ impl Top {
     }
 
     fn draw(&self) -> io::Result<()> {
-        let (width, height) = size()?;
+        let (width, height) = screen_size()?;
         let mut out = Vec::new();
         queue!(out, BeginSynchronizedUpdate)?;
-        let lines = screen::draw(&self.view, usize::from(width), usize::from(height));
+        let lines = screen::draw(&self.view, width, height);
         for (row, line) in (0u16..).zip(&lines) {
             queue!(out, MoveTo(0, row))?;
             self.write(&mut out, line)?;
@@ -370,4 +370,14 @@ impl Drop for Follower {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Columns and rows. A terminal that does not know (a serial line, some containers) has the usual ones.
+fn screen_size() -> io::Result<(usize, usize)> {
+    let (width, height) = size()?;
+    let or = |known: u16, usual: usize| match known {
+        0 => usual,
+        known => usize::from(known),
+    };
+    Ok((or(width, 80), or(height, 24)))
 }

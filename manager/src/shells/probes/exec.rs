@@ -136,6 +136,7 @@ mod tests {
             worker: WorkerId(2),
             process: ProcessId(3),
             pid: Pid(4),
+            siblings: Vec::new(),
             probe: Probe::Exec(text.to_owned()),
             limit: Duration::from_secs(5),
         };

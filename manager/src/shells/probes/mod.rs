@@ -4,6 +4,7 @@
 mod exec;
 mod limits;
 mod network;
+mod taker;
 
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -13,6 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 
 use self::limits::PROBES_AT_A_TIME;
+use self::taker::Watched;
 use super::launch::{Circumstances, resolve_ids};
 use crate::config::command_line::{SpawnVariables, expand_text};
 use crate::config::launch::{ResolvedIds, environment};
@@ -31,8 +33,8 @@ pub struct ProbeRunner {
 
 /// A look, with nothing left to be replaced in it.
 enum Look {
-    Tcp(String),
-    Http(String),
+    Tcp(String, Watched),
+    Http(String, Watched),
     Exec(Box<exec::Command>),
 }
 
@@ -114,8 +116,8 @@ impl ProbeRunner {
         };
         let expand = |text: &str| expand_text(watcher, &spawn, text);
         match &request.probe {
-            Probe::Tcp(address) => Ok(Look::Tcp(expand(address))),
-            Probe::Http(url) => Ok(Look::Http(expand(url))),
+            Probe::Tcp(address) => Ok(Look::Tcp(expand(address), Watched::of(request))),
+            Probe::Http(url) => Ok(Look::Http(expand(url), Watched::of(request))),
             Probe::Exec(command) => {
                 let command = expand(command);
                 let ids: Option<ResolvedIds> = ids;
@@ -131,8 +133,8 @@ impl ProbeRunner {
 
 async fn take(look: Look) -> Result<(), String> {
     match look {
-        Look::Tcp(address) => network::connect(&address).await.map(drop),
-        Look::Http(url) => network::fetch(&url).await,
+        Look::Tcp(address, watched) => network::reach(&address, &watched).await,
+        Look::Http(url, watched) => network::fetch(&url, &watched).await,
         Look::Exec(command) => command.run().await,
     }
 }

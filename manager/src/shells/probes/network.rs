@@ -2,29 +2,74 @@
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::sleep;
 
-use super::limits::ANSWER_BYTES_MAX;
+use super::limits::{ANSWER_BYTES_MAX, TRIES_MAX, TRY_PAUSE};
+use super::taker::{Taker, Watched};
 use crate::config::http_address::{HttpAddress, status};
 
-/// Whether somebody accepts connections at `HOST:PORT`.
-pub(super) async fn connect(address: &str) -> Result<TcpStream, String> {
+/// Whether somebody accepts connections at `HOST:PORT`; if others share it, whether the one that is looked
+/// at does.
+pub(super) async fn reach(address: &str, watched: &Watched) -> Result<(), String> {
+    let mut other = None;
+    for _ in 0..TRIES_MAX {
+        let stream = connect(address).await?;
+        match watched.taker(&stream).await {
+            Taker::Itself => return Ok(()),
+            Taker::Sibling(pid) => other = Some(pid),
+            Taker::Unseen => {}
+        }
+        sleep(TRY_PAUSE).await;
+    }
+    // Whoever was never seen counts, as somebody accepts.
+    other.map_or(Ok(()), |pid| Err(others_answer(address, pid)))
+}
+
+async fn connect(address: &str) -> Result<TcpStream, String> {
     let stream = TcpStream::connect(address).await;
     stream.map_err(|error| format!("{address}: {error}"))
 }
 
-/// Whether a GET is answered with a status from 200 to 399. Redirections are not followed.
-pub(super) async fn fetch(url: &str) -> Result<(), String> {
+fn others_answer(address: &str, pid: u32) -> String {
+    format!("{address} is answered by pid {pid} of the same watcher, not by this process")
+}
+
+/// Whether a GET is answered with a status from 200 to 399, by the one that is looked at if others share
+/// the address. Redirections are not followed.
+pub(super) async fn fetch(url: &str, watched: &Watched) -> Result<(), String> {
     let address = HttpAddress::parse(url).ok_or_else(|| format!("{url} is no http:// address"))?;
     let host = match address.host.contains(':') {
         true => format!("[{}]", address.host),
         false => address.host.clone(),
     };
-    let mut stream = connect(&format!("{host}:{}", address.port)).await?;
+    let place = format!("{host}:{}", address.port);
+    let mut other = 0;
+    for _ in 0..TRIES_MAX {
+        let stream = connect(&place).await?;
+        let (taker, answer) = ask(stream, url, &address.request(), watched).await?;
+        match taker {
+            Taker::Itself | Taker::Unseen => return judge(url, &answer),
+            Taker::Sibling(pid) => other = pid,
+        }
+        sleep(TRY_PAUSE).await;
+    }
+    Err(others_answer(url, other))
+}
+
+/// Asks over one connection: who has taken it, and the beginning of the answer.
+async fn ask(
+    mut stream: TcpStream,
+    url: &str,
+    request: &str,
+    watched: &Watched,
+) -> Result<(Taker, Vec<u8>), String> {
     let fail = |error: std::io::Error| format!("{url}: {error}");
-    stream
-        .write_all(address.request().as_bytes())
-        .await
-        .map_err(fail)?;
+    // Whoever takes it cannot answer, and so not close it, before its last byte; and it has something to
+    // read, for servers that are only woken by that.
+    let (most, last) = request.split_at(request.len().saturating_sub(1));
+    stream.write_all(most.as_bytes()).await.map_err(fail)?;
+    let taker = watched.taker(&stream).await;
+    stream.write_all(last.as_bytes()).await.map_err(fail)?;
     let mut answer = Vec::new();
     let mut piece = [0; ANSWER_BYTES_MAX];
     while answer.len() < ANSWER_BYTES_MAX && !answer.contains(&b'\n') {
@@ -34,7 +79,11 @@ pub(super) async fn fetch(url: &str) -> Result<(), String> {
         }
         answer.extend_from_slice(piece.get(..count).unwrap_or_default());
     }
-    match status(&answer) {
+    Ok((taker, answer))
+}
+
+fn judge(url: &str, answer: &[u8]) -> Result<(), String> {
+    match status(answer) {
         Some(200..400) => Ok(()),
         Some(code) => Err(format!("{url} answers {code}")),
         None if answer.is_empty() => Err(format!("{url} closes the connection without an answer")),
@@ -71,7 +120,7 @@ mod tests {
             ("", Some("closes the connection without an answer")),
         ] {
             let url = format!("http://{}/health", server(answer).await);
-            let found = fetch(&url).await;
+            let found = fetch(&url, &Watched::default()).await;
             match problem {
                 None => assert_eq!(found, Ok(()), "{answer}"),
                 Some(problem) => {

@@ -208,6 +208,10 @@ fn what_is_written_in_vain_is_named() {
         ("cmd = a -$WID", "write $(circus.wid)"),
         ("cmd = a\nshell_args = b", "has no effect without shell"),
         ("cmd = a\nnumprocesses = 0", "nothing runs until"),
+        (
+            "cmd = a\nnumprocesses = 2\nalive = tcp 127.0.0.1:80",
+            "alive asks all processes at one address",
+        ),
         ("cmd = a\nmax_retry = 0", "gives up at the first failure"),
         ("cmd = a\nclose_child_stdin = no", "cannot share its input"),
         (
