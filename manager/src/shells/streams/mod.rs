@@ -478,7 +478,13 @@ impl Worker {
             match self.take_orders(Some(&mut work)) {
                 Ok(None) => {}
                 Ok(Some(Over::Finished)) | Err(_) => {
-                    self.finish(&mut work)?;
+                    // Nobody says it again: should the kernel be gone now, the next manager goes on
+                    // where the files stand.
+                    if let Err(stop) = self.finish(&mut work) {
+                        let text =
+                            format!("output: {stop}; the next manager stores the last lines");
+                        self.log(Level::Warning, text);
+                    }
                     return Ok(Over::Finished);
                 }
                 Ok(Some(Over::Disconnected)) => return Ok(Over::Disconnected),
