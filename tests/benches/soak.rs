@@ -4,7 +4,7 @@
 //! `cargo bench --bench soak -- 60` runs an hour and prints a line for each quarter of a minute; it fails if what was measured in
 //! the last quarter of the run is more than in the first. `KINGPOLE_SOAK=60` says the same. Without a number nothing is run.
 
-use kingpole_tests::measure::{median, private_kib};
+use kingpole_tests::measure::{dirty_kib, median};
 use kingpole_tests::process::{self, Handle};
 use kingpole_tests::{Kernel, Manager, Scratch, binaries, manager, wait};
 use std::path::PathBuf;
@@ -140,7 +140,7 @@ fn sample(kernel: &Kernel, manager: &Manager) -> [f64; 9] {
     let after = used();
     let mut figures = [0.0; 9];
     for (index, pid) in pids.into_iter().enumerate() {
-        figures[index] = private_kib(pid).expect("its memory") as f64;
+        figures[index] = dirty_kib(pid).expect("its memory") as f64;
         figures[3 + index] = process::descriptors(pid).expect("its descriptors").len() as f64;
         figures[6 + index] = (after[index] - before[index]) / elapsed * 100.0;
     }

@@ -24,6 +24,15 @@ pub fn private_kib(pid: i32) -> io::Result<u64> {
     Ok(number(&fields, "Private_Clean")? + number(&fields, "Private_Dirty")?)
 }
 
+/// KiB that a process has written: unlike [`private_kib`] it does not depend on who else runs the same program.
+///
+/// # Errors
+/// When it is gone, or somebody else's.
+pub fn dirty_kib(pid: i32) -> io::Result<u64> {
+    let fields = status_fields(Path::new(&format!("/proc/{pid}/smaps_rollup")))?;
+    number(&fields, "Private_Dirty")
+}
+
 /// How often the threads of a process have been put on a processor again after waiting: any
 /// wake-up of any of them counts.
 ///
