@@ -4,8 +4,11 @@
 //! was written beyond the place each thing came from, and nothing here touches the system: user
 //! names, programs and paths are as written.
 
+mod resource;
+mod socket;
+mod stream;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,6 +20,11 @@ pub use super::diagnostic::{Diagnostic, Location, Severity};
 pub use super::flapping::{Flapping, FlappingOverrides};
 pub use super::probe::{AliveConfig, Probe, ReadyConfig};
 pub use super::rolling::RollingConfig;
+pub use resource::{LimitValue, Resource};
+pub use socket::{Blocking, IpVersion, SocketAddress, SocketConfig, SocketKind};
+pub use stream::{
+    FileStreamConfig, LineFormat, StreamColor, StreamConfig, TimedRotatingFileStreamConfig,
+};
 
 /// A whole configuration: the main file and everything it includes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -394,131 +402,6 @@ pub enum BufferFull {
     Wait,
 }
 
-/// What happens to one output of a watcher.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case", tag = "class")]
-pub enum StreamConfig {
-    /// No stream configured: the output passes through the manager's own standard output or error.
-    Unconfigured,
-    /// Appended to a file that may be rotated by size.
-    File(FileStreamConfig),
-    /// Appended to a file that something else may rotate.
-    WatchedFile {
-        /// Path of the file.
-        filename: PathBuf,
-        /// How lines look.
-        lines: LineFormat,
-    },
-    /// Appended to a file that is rotated by time.
-    TimedRotatingFile(TimedRotatingFileStreamConfig),
-    /// Copied to the manager's standard output.
-    Stdout {
-        /// How lines look.
-        lines: LineFormat,
-    },
-    /// Copied to the manager's standard output with colours and times.
-    FancyStdout {
-        /// One of Circus's seven colours; one by the watcher's name when absent.
-        color: Option<StreamColor>,
-        /// strftime format of the time.
-        time_format: String,
-    },
-    /// Written to a program's standard input (ours).
-    Command {
-        /// Its words.
-        command: String,
-        /// How lines look.
-        lines: LineFormat,
-    },
-    /// Sent to the system's log (ours).
-    Syslog {
-        /// Its datagram socket.
-        address: PathBuf,
-        /// Facility number, 0 to 23.
-        facility: u8,
-        /// What messages say they are from; the watcher's name when absent.
-        ident: Option<String>,
-    },
-    /// Sent to the journal (ours).
-    Journal {
-        /// Its datagram socket.
-        address: PathBuf,
-        /// What entries say they are from; the watcher's name when absent.
-        ident: Option<String>,
-    },
-}
-
-/// How the lines of a stream look.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LineFormat {
-    /// As they were written.
-    Raw,
-    /// Behind a time of this strftime format, and the process id.
-    Timed(String),
-    /// As objects of JSON (ours).
-    Json,
-}
-
-/// Circus's seven colours, in its order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-#[expect(missing_docs, reason = "colours")]
-pub enum StreamColor {
-    Red,
-    Green,
-    Yellow,
-    Blue,
-    Magenta,
-    Cyan,
-    White,
-}
-
-impl StreamColor {
-    /// All of them.
-    pub const ALL: [Self; 7] = [
-        Self::Red,
-        Self::Green,
-        Self::Yellow,
-        Self::Blue,
-        Self::Magenta,
-        Self::Cyan,
-        Self::White,
-    ];
-}
-
-/// A plain log file.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct FileStreamConfig {
-    /// Path of the file as written; relative to the manager's working directory.
-    pub filename: PathBuf,
-    /// Size at which it is rotated; `None` for never.
-    pub max_bytes: Option<u64>,
-    /// How many rotated files are kept. With none the file keeps growing, as in Circus.
-    pub backup_count: u32,
-    /// Whether a file that is full and has no backups is made empty instead of growing (ours).
-    pub truncate: bool,
-    /// How lines look.
-    pub lines: LineFormat,
-}
-
-/// A log file that is rotated by time.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct TimedRotatingFileStreamConfig {
-    /// Path of the file as written.
-    pub filename: PathBuf,
-    /// How many rotated files are kept; zero for all.
-    pub backup_count: u32,
-    /// Unit of the interval, in upper case: S M H D MIDNIGHT W0..W6.
-    pub rotate_when: String,
-    /// How many units.
-    pub rotate_interval: u32,
-    /// Whether times are in UTC.
-    pub utc: bool,
-    /// How lines look.
-    pub lines: LineFormat,
-}
-
 /// A hook as written: `dotted.path[, ignore failures]`. It is the same wherever it is written.
 #[derive(Clone, Debug, Serialize)]
 pub struct HookConfig {
@@ -553,215 +436,6 @@ pub enum HookTarget {
     },
     /// A program and its arguments.
     Command(Vec<String>),
-}
-
-/// A limited resource (setrlimit(2)).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Resource {
-    /// Address space.
-    As,
-    /// Core file size.
-    Core,
-    /// CPU seconds.
-    Cpu,
-    /// Data segment.
-    Data,
-    /// File size.
-    Fsize,
-    /// File locks.
-    Locks,
-    /// Locked memory.
-    Memlock,
-    /// POSIX message queues.
-    Msgqueue,
-    /// Nice ceiling.
-    Nice,
-    /// Open files.
-    Nofile,
-    /// Processes of the user.
-    Nproc,
-    /// Resident set (without effect on Linux).
-    Rss,
-    /// Real-time priority.
-    Rtprio,
-    /// Real-time CPU microseconds.
-    Rttime,
-    /// Pending signals.
-    Sigpending,
-    /// Stack.
-    Stack,
-}
-
-impl Resource {
-    /// Every resource, in the order of their names.
-    pub const ALL: [Self; 16] = [
-        Self::As,
-        Self::Core,
-        Self::Cpu,
-        Self::Data,
-        Self::Fsize,
-        Self::Locks,
-        Self::Memlock,
-        Self::Msgqueue,
-        Self::Nice,
-        Self::Nofile,
-        Self::Nproc,
-        Self::Rss,
-        Self::Rtprio,
-        Self::Rttime,
-        Self::Sigpending,
-        Self::Stack,
-    ];
-
-    /// The name behind `rlimit_` and `RLIMIT_`, in lower case.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::As => "as",
-            Self::Core => "core",
-            Self::Cpu => "cpu",
-            Self::Data => "data",
-            Self::Fsize => "fsize",
-            Self::Locks => "locks",
-            Self::Memlock => "memlock",
-            Self::Msgqueue => "msgqueue",
-            Self::Nice => "nice",
-            Self::Nofile => "nofile",
-            Self::Nproc => "nproc",
-            Self::Rss => "rss",
-            Self::Rtprio => "rtprio",
-            Self::Rttime => "rttime",
-            Self::Sigpending => "sigpending",
-            Self::Stack => "stack",
-        }
-    }
-
-    /// The resource of that name, in any case.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|resource| resource.name().eq_ignore_ascii_case(name))
-    }
-}
-
-impl fmt::Display for Resource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// Value of a resource limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LimitValue {
-    /// At most this.
-    Limit(u64),
-    /// No limit.
-    Infinity,
-}
-
-/// Section `[socket:NAME]`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct SocketConfig {
-    /// Name, lower-cased.
-    pub name: String,
-    /// Place of the section header.
-    pub origin: Location,
-    /// Where it is bound.
-    pub address: SocketAddress,
-    /// What flows through it.
-    pub kind: SocketKind,
-    /// Protocol name as written; always that which the kind has anyway.
-    pub proto: Option<String>,
-    /// Length of the queue of connections.
-    pub backlog: u32,
-    /// Network interface it is bound to.
-    pub interface: Option<String>,
-    /// A fresh socket with SO_REUSEPORT for each process.
-    pub so_reuseport: bool,
-    /// Whether it is blocking in the children, if that is written; it is made so otherwise, and stays as
-    /// programs leave it.
-    pub blocking: Option<Blocking>,
-    /// Written in the file; every managed socket is held by the kernel anyway.
-    pub use_papa: bool,
-    /// Keys that nobody knows, as written.
-    pub other: BTreeMap<String, String>,
-}
-
-impl SocketConfig {
-    /// Its name in the kernel, as Circus named it in Papa.
-    #[must_use]
-    pub fn kernel_socket_name(&self) -> String {
-        format!("{}{}", super::KERNEL_NAME_PREFIX, self.name)
-    }
-}
-
-/// Where a socket is bound.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case", tag = "family")]
-pub enum SocketAddress {
-    /// A path.
-    Unix {
-        /// As written; relative to the manager's working directory.
-        path: PathBuf,
-        /// Umask while it is bound.
-        umask: u32,
-        /// Whether an existing socket file is replaced.
-        replace: bool,
-    },
-    /// Host and port.
-    Inet {
-        /// Name or number, as written.
-        host: String,
-        /// Zero for one the system chooses.
-        port: u16,
-        /// Which address of the host is taken.
-        version: IpVersion,
-    },
-}
-
-/// Which kind of internet address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum IpVersion {
-    /// `AF_INET`.
-    V4,
-    /// `AF_INET6`.
-    V6,
-}
-
-/// Whether processes wait in accept(2) and the like, or are told at once that there is nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(into = "bool")]
-pub enum Blocking {
-    /// They wait.
-    Yes,
-    /// They do not: `O_NONBLOCK`.
-    No,
-}
-
-impl From<Blocking> for bool {
-    fn from(blocking: Blocking) -> Self {
-        blocking == Blocking::Yes
-    }
-}
-
-/// What flows through a socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SocketKind {
-    /// Connections with a stream of bytes; listening.
-    Stream,
-    /// Single messages.
-    Dgram,
-    /// Connections with messages; listening.
-    Seqpacket,
-    /// Raw packets.
-    Raw,
-    /// Reliable messages.
-    Rdm,
 }
 
 /// Section `[plugin:NAME]`. Those of somebody's own are among the watchers too.
