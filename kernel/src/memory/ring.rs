@@ -455,7 +455,7 @@ impl Ring {
         Ok((shared, number))
     }
 
-    /// Whoever reads in place shall believe nothing until [`Self::tell_readers`].
+    /// Whoever reads in place shall believe nothing until `tell_readers`.
     pub fn close_to_readers(&self) {
         self.store_oldest(CLOSED);
     }
