@@ -344,6 +344,9 @@ fn a_prompt_completes_names_and_asks_before_the_manager_ends() {
     shell.keys("numpr\ton\t\r");
     shell.wait_for("kingpole> numprocesses one");
     shell.wait_for("\n1\nkingpole>");
+    // What is typed ahead, or pasted, is done line by line.
+    shell.keys("numprocesses two\rnumprocesses one\rlist\r");
+    shell.wait_for("two\n2\nkingpole> numprocesses one\n1\nkingpole> list\none\ntwo\nkingpole>");
     shell.keys("quit\r");
     shell.wait_for("end the manager? (y/n)");
     shell.keys("n\r");
