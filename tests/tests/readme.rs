@@ -37,6 +37,12 @@ fn shell(scratch: &Scratch) -> Shell {
         let there = std::env::var(variable).unwrap_or(format!("{old_home}/{default}"));
         environment.push((variable, there));
     }
+    // The release build optimises across all crates, which takes minutes and changes no word of the README.
+    let quickly = [
+        ("CARGO_PROFILE_RELEASE_LTO", "off"),
+        ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16"),
+    ];
+    environment.extend(quickly.map(|(variable, value)| (variable, value.to_owned())));
     let shell = Shell::start(scratch, binaries::workspace(), &environment);
     if !shell.is_isolated() {
         let others = Command::new("pgrep")

@@ -30,6 +30,10 @@ const STEPS: u64 = 500;
 /// Seeds within which each deliberate fault has to be caught.
 const SEEDS_PER_FAULT: u64 = 2000;
 
+/// Seeds that caught the rarer ones the last time that somebody looked. They are tried before the others, as
+/// some faults need hundreds. Whoever changes what is drawn makes that slower again, and nothing worse.
+const RARE_SEEDS: [u64; 9] = [26, 36, 42, 68, 81, 113, 246, 262, 517];
+
 struct Failure {
     seed: u64,
     problem: String,
@@ -85,7 +89,8 @@ fn every_deliberate_fault_is_caught() {
         {
             continue;
         }
-        let caught = (1..=SEEDS_PER_FAULT).find_map(|seed| run(seed, STEPS, fault).err());
+        let mut seeds = (1..=5).chain(RARE_SEEDS).chain(6..=SEEDS_PER_FAULT);
+        let caught = seeds.find_map(|seed| run(seed, STEPS, fault).err());
         match caught {
             Some(Failure { seed, problem, .. }) => println!("{fault:?}: seed {seed}: {problem}"),
             None => panic!("{fault:?} was not caught in {SEEDS_PER_FAULT} seeds"),

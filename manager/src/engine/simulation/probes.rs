@@ -14,8 +14,10 @@ use crate::engine::{Input, Moment, Pid, ProbeId, ProbeOutcome, ProbeRequest};
 pub(super) struct SimProbes {
     /// One in so many never comes back.
     lost: u64,
-    /// One in so many may come too late.
+    /// One in so many takes long.
     slow: u64,
+    /// Whether long may be too long.
+    mood: Mood,
     /// When each comes back, if it does.
     running: BTreeMap<ProbeId, (ProbeRequest, Option<Moment>)>,
     /// Those whose outcome is on its way.
@@ -37,6 +39,7 @@ impl SimProbes {
                 Mood::Wild => 10,
             },
             slow: 5,
+            mood,
             running: BTreeMap::new(),
             answered: BTreeSet::new(),
         }
@@ -57,10 +60,11 @@ impl SimProbes {
         if let Some((twin, _)) = twin {
             return Err(format!("{} is looked at twice at a time", twin.process));
         }
-        let most = if one_in(random, self.slow) {
-            request.limit * 2
-        } else {
-            Duration::from_millis(50)
+        let most = match (one_in(random, self.slow), self.mood) {
+            (false, _) => Duration::from_millis(50),
+            (true, Mood::Wild) => request.limit * 2,
+            // Later than that is an outcome like a failed one, and would be a reason to act.
+            (true, Mood::Quiet) => request.limit / 2,
         };
         let at = (!one_in(random, self.lost)).then(|| now + random.duration_up_to(most));
         self.running.insert(request.id, (request, at));
